@@ -1,0 +1,242 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package relay moves bytes between two connections until both directions have
+// ended. It knows nothing of who is connected or why.
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Buffer sizes. An idle connection holds only the small one per direction; a
+// direction that fills it borrows a large one from a pool until it slows down.
+// Beyond 64 KiB, larger buffers gain nothing: TLS records hold 16 KiB.
+const (
+	smallBuffer = 1 << 10
+	largeBuffer = 64 << 10
+)
+
+// A Conn can end its writing direction on its own, as TCP, TLS and unix stream
+// connections can.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// Options bound a relay in time. Zero means no bound.
+type Options struct {
+	// Idle ends a relay over which no byte has moved in either direction for
+	// between Idle and twice Idle.
+	Idle time.Duration
+	// HalfClosed takes Idle's place once one direction has ended, so that a
+	// silent peer cannot pin a connection whose other side is gone.
+	HalfClosed time.Duration
+}
+
+// ErrIdle is the error of a relay that was ended for lack of traffic.
+var ErrIdle = errors.New("no traffic for longer than the idle timeout")
+
+// A Result says how a relay went.
+type Result struct {
+	Sent     int64 // bytes from the first connection to the second
+	Received int64 // bytes from the second connection to the first
+	// Err is nil when both directions ended in order.
+	Err error
+}
+
+// Copy relays between a and b until both directions have ended, then closes
+// both. When one direction reaches its end, the other connection's writing
+// direction is closed and the rest goes on (half-close); when one fails, both
+// are closed. Closing a or b from outside ends Copy.
+func Copy(a, b Conn, opts Options) Result {
+	r := &relay{a: a, b: b}
+	stop := r.watchIdle(opts)
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.direction(b, a, &r.sent)
+	}()
+	r.direction(a, b, &r.received)
+	<-done
+	r.close()
+	return Result{Sent: r.sent.Load(), Received: r.received.Load(), Err: r.err}
+}
+
+type relay struct {
+	a, b           Conn
+	sent, received atomic.Int64
+	ended          atomic.Int32 // directions that have ended
+	once           sync.Once
+	err            error // written once, read after both directions have ended
+}
+
+// direction copies src to dst until src ends or either fails.
+func (r *relay) direction(dst, src Conn, moved *atomic.Int64) {
+	err := pump(dst, src, moved)
+	r.ended.Add(1)
+	if err == nil {
+		// Only the writing side: src may still be written to by the other
+		// direction. Closing a tls.Conn here would cut that direction too.
+		err = ignoreClosed(dst.CloseWrite())
+	}
+	if err != nil {
+		r.fail(err)
+	}
+}
+
+func (r *relay) fail(err error) {
+	r.once.Do(func() {
+		r.err = err
+		r.close()
+	})
+}
+
+func (r *relay) close() {
+	_ = r.a.Close()
+	_ = r.b.Close()
+}
+
+// watchIdle compares byte counts from time to time, which costs the copy loops
+// nothing; per-read deadlines would cost a timer update per record.
+func (r *relay) watchIdle(opts Options) (stop func()) {
+	if opts.Idle <= 0 && opts.HalfClosed <= 0 {
+		return func() {}
+	}
+	w := &idleWatch{relay: r, opts: opts, last: -1}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(w.period(), w.check)
+	return w.stop
+}
+
+type idleWatch struct {
+	relay *relay
+	opts  Options
+	mu    sync.Mutex
+	timer *time.Timer
+	last  int64
+	quiet time.Duration
+	over  bool
+}
+
+// period is half the shorter bound, so that a half-close is noticed in time.
+func (w *idleWatch) period() time.Duration {
+	shorter := w.opts.Idle
+	if shorter <= 0 || (w.opts.HalfClosed > 0 && w.opts.HalfClosed < shorter) {
+		shorter = w.opts.HalfClosed
+	}
+	return max(shorter/2, time.Millisecond)
+}
+
+func (w *idleWatch) check() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	if moved := w.relay.sent.Load() + w.relay.received.Load(); moved != w.last {
+		w.last, w.quiet = moved, 0
+	} else {
+		w.quiet += w.period()
+	}
+	limit := w.opts.Idle
+	if w.relay.ended.Load() > 0 {
+		limit = w.opts.HalfClosed
+	}
+	if limit > 0 && w.quiet >= limit {
+		w.over = true
+		w.relay.fail(ErrIdle)
+		return
+	}
+	w.timer.Reset(w.period())
+}
+
+func (w *idleWatch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.timer.Stop()
+}
+
+var (
+	smallPool = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
+	largePool = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+)
+
+// pump copies until the end of src, which is no error. io.Copy is not used: it
+// would hold one large buffer for as long as the connection idles.
+func pump(dst io.Writer, src io.Reader, moved *atomic.Int64) error {
+	for {
+		full, err := pumpSmall(dst, src, moved)
+		if err != nil || !full {
+			return ignoreEOF(err)
+		}
+		if err := pumpLarge(dst, src, moved); err != nil {
+			return ignoreEOF(err)
+		}
+	}
+}
+
+// pumpSmall copies until a read fills its buffer, which promises more to come.
+func pumpSmall(dst io.Writer, src io.Reader, moved *atomic.Int64) (full bool, err error) {
+	buf := smallPool.Get().(*[smallBuffer]byte)
+	defer smallPool.Put(buf)
+	for {
+		n, err := forward(dst, src, buf[:], moved)
+		if err != nil {
+			return false, err
+		}
+		if n == len(buf) {
+			return true, nil
+		}
+	}
+}
+
+// pumpLarge copies until a read brings so little that the small buffer will do.
+func pumpLarge(dst io.Writer, src io.Reader, moved *atomic.Int64) error {
+	buf := largePool.Get().(*[largeBuffer]byte)
+	defer largePool.Put(buf)
+	for {
+		n, err := forward(dst, src, buf[:], moved)
+		if err != nil {
+			return err
+		}
+		if n <= smallBuffer {
+			return nil
+		}
+	}
+}
+
+// forward moves one read's worth. A read may return bytes with its error.
+func forward(dst io.Writer, src io.Reader, buf []byte, moved *atomic.Int64) (int, error) {
+	n, err := src.Read(buf)
+	if n > 0 {
+		if _, werr := dst.Write(buf[:n]); werr != nil {
+			return n, werr
+		}
+		moved.Add(int64(n))
+	}
+	return n, err
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// ignoreClosed: the other side may have gone while we ended our direction.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

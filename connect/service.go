@@ -1,0 +1,87 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package connect
+
+import (
+	"io/fs"
+	"time"
+)
+
+// A Protocol is how a service is spoken to. L4 handling treats all alike.
+type Protocol string
+
+// The protocols of Consul's mesh. Anything else counts as TCP.
+const (
+	TCP   Protocol = "tcp"
+	HTTP  Protocol = "http"
+	HTTP2 Protocol = "http2"
+	GRPC  Protocol = "grpc"
+)
+
+// A Service is the local service and how its sidecar is reached and reaches it.
+type Service struct {
+	ID         string // Consul's ID of the local service, unique on its agent
+	ProxyID    string // Consul's ID of the sidecar
+	Name       string
+	Namespace  string
+	Partition  string
+	Datacenter string
+	Protocol   Protocol
+
+	BindAddress string // of the inbound listener: an IP address
+	BindPort    int    // of the inbound listener; 0 lets the system choose
+
+	// The application: a unix socket when LocalSocketPath is set, else TCP.
+	LocalAddress    string
+	LocalPort       int
+	LocalSocketPath string
+
+	LocalConnectTimeout   time.Duration // to the application; 5 s unless configured
+	MaxInboundConnections int           // 0 means the proxy's own limit
+}
+
+// Identity is the SPIFFE ID of the service in a trust domain.
+func (s Service) Identity(trustDomain string) Identity {
+	return Identity{TrustDomain: trustDomain, Partition: s.Partition, Namespace: s.Namespace, Datacenter: s.Datacenter, Service: s.Name}
+}
+
+// An UpstreamID names an upstream within one sidecar: "api", "api?dc=dc2",
+// "api?peer=east", "query:geo-db". It is what people see in logs and status.
+type UpstreamID string
+
+// An Upstream is a service that the local application calls through a local
+// listener: BindAddress and BindPort, or BindSocketPath.
+type Upstream struct {
+	ID         UpstreamID
+	Name       string
+	Namespace  string
+	Partition  string
+	Datacenter string // "" means our own
+	Peer       string
+
+	BindAddress    string
+	BindPort       int
+	BindSocketPath string
+	BindSocketMode fs.FileMode // 0 leaves the mode to the umask
+
+	Protocol       Protocol      // "" means the chain's
+	ConnectTimeout time.Duration // 0 means the chain's
+	MeshGateway    string        // "", none, local, remote
+	MaxConnections int           // limits.max_connections; negative means not set
+	PassiveHealth  PassiveHealth
+
+	// Problem says why connections to this upstream must be closed; "" when it
+	// can be served.
+	Problem string
+}
+
+// PassiveHealth says when an endpoint that fails is left out, and for how long
+// (Consul, service-defaults: passive_health_check). Zero fields take Envoy's
+// defaults, which Consul documents as its own.
+type PassiveHealth struct {
+	MaxFailures        int           // consecutive failures before ejection; 5
+	Enforcing          int           // percent of ejections carried out; negative means 0, 0 means 100
+	MaxEjectionPercent int           // of a target's endpoints, at least one; 10
+	BaseEjectionTime   time.Duration // × number of ejections, at most 300 s; 30 s
+}

@@ -1,0 +1,19 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package connect
+
+// A Snapshot is everything one sidecar needs to know at one moment. It is
+// complete when published and is never written to afterwards, by anyone.
+type Snapshot struct {
+	Version       uint64 // one more at each publication; in every log line
+	Service       Service
+	Leaf          *Leaf
+	Bundle        *TrustBundle
+	Mesh          Mesh
+	Intentions    []Intention // in the order of evaluation, see SortIntentions
+	DefaultAction Action      // when no intention matches
+	Upstreams     []Upstream  // sorted by ID
+	Chains        map[UpstreamID]*Chain
+	Endpoints     map[TargetID][]Endpoint
+}
