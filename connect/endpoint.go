@@ -3,7 +3,10 @@
 
 package connect
 
-import "net/netip"
+import (
+	"net"
+	"strconv"
+)
 
 // An Endpoint is one instance of a target, usable or not. Unusable ones are
 // kept so that status can say why they are not used.
@@ -21,11 +24,7 @@ type Endpoint struct {
 // Usable reports whether the endpoint may be given traffic.
 func (e Endpoint) Usable() bool { return e.Unusable == "" && e.Weight > 0 }
 
-// AddrPort returns the address when it is an IP address.
-func (e Endpoint) AddrPort() (netip.AddrPort, bool) {
-	ip, err := netip.ParseAddr(e.Address)
-	if err != nil {
-		return netip.AddrPort{}, false
-	}
-	return netip.AddrPortFrom(ip, e.Port), true
+// HostPort is the address as a dialler takes it.
+func (e Endpoint) HostPort() string {
+	return net.JoinHostPort(e.Address, strconv.Itoa(int(e.Port)))
 }

@@ -1,0 +1,91 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/mtls"
+	"github.com/outrider-mesh/outrider/connect/relay"
+)
+
+// serveInbound brings one peer to the application: handshake, decision, dial,
+// relay. Until the decision, the peer costs a socket and a goroutine, for no
+// longer than the handshake's deadline.
+func (p *Proxy) serveInbound(c *conn) {
+	peer, id, ok := p.handshake(c)
+	if !ok {
+		return
+	}
+	c.peer.Store(&id)
+	rt := p.runtime.Load() // after the peer is known: see recheck
+	if d := rt.policy.Authorize(id); !d.Allowed {
+		p.refuse(c, d.Reason, "denied a connection", "source", id.Service, "intention", d.Intention, "why", d.Why, "snapshot", rt.version)
+		return
+	}
+	application, err := p.dialApp(c, rt)
+	if err != nil {
+		p.refuse(c, connect.AppUnreachable, "cannot reach the application", "source", id.Service, "address", rt.app.address, "error", err)
+		return
+	}
+	p.finish(c, relay.Copy(peer, application, p.relayOptions()), "source", id.Service)
+}
+
+func (p *Proxy) handshake(c *conn) (*tls.Conn, connect.Identity, bool) {
+	socket := c.accepted()
+	peer := tls.Server(mtls.NoTruncation(socket), p.runtime.Load().inbound)
+	ctx, cancel := context.WithTimeout(c.ctx, p.limits.Handshake)
+	defer cancel()
+	err := peer.HandshakeContext(ctx)
+	if err == nil {
+		var id connect.Identity
+		if id, err = mtls.Peer(peer.ConnectionState()); err == nil {
+			return peer, id, true
+		}
+	}
+	reason := connect.TLSFailed
+	var untrusted *connect.PeerError
+	if errors.As(err, &untrusted) {
+		reason = untrusted.Reason
+	}
+	p.refuse(c, reason, "refused a peer", "peer", socket.RemoteAddr(), "error", err)
+	return nil, connect.Identity{}, false
+}
+
+func (p *Proxy) dialApp(c *conn, rt *runtime) (relay.Conn, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, rt.app.timeout)
+	defer cancel()
+	socket, err := p.dialer.DialContext(ctx, rt.app.network, rt.app.address)
+	if err != nil {
+		return nil, err
+	}
+	if !c.attach(socket) {
+		return nil, net.ErrClosed
+	}
+	stream, ok := socket.(relay.Conn)
+	if !ok {
+		return nil, errors.New("the connection has no half-close")
+	}
+	return stream, nil
+}
+
+// finish records the end of a relay. How peers end their connections is their
+// business: it is worth a debug line.
+func (p *Proxy) finish(c *conn, result relay.Result, about ...any) {
+	p.counts.relayed(c.upstream, result)
+	if p.log.IsDebug() {
+		p.log.Debug("connection ended", append(about, "sent", result.Sent, "received", result.Received, "error", result.Err)...)
+	}
+}
+
+// timedOut reports whether an error is that of a deadline.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || (errors.As(err, &timeout) && timeout.Timeout())
+}

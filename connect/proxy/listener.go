@@ -1,0 +1,200 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+// listener is a bound socket with its accept loop.
+type listener struct {
+	socket   net.Listener
+	upstream connect.UpstreamID // "" for inbound
+	closed   chan struct{}
+	once     sync.Once
+}
+
+func (l *listener) close() {
+	l.once.Do(func() {
+		close(l.closed)
+		_ = l.socket.Close()
+	})
+}
+
+// open binds what rt wants and is not bound yet. On error it closes again what
+// it opened.
+func (p *Proxy) open(ctx context.Context, rt *runtime) (map[bind]*listener, error) {
+	opened := make(map[bind]*listener)
+	for at, opts := range rt.binds {
+		if current := p.listeners[at]; current != nil && current.upstream == opts.upstream {
+			continue
+		}
+		socket, err := p.bind(ctx, at, opts)
+		if err != nil {
+			for _, l := range opened {
+				l.close()
+			}
+			return nil, fmt.Errorf("listen for %s on %s: %w; free the port or configure another", listenerName(opts.upstream), at.address, err)
+		}
+		opened[at] = &listener{socket: socket, upstream: opts.upstream, closed: make(chan struct{})}
+	}
+	return opened, nil
+}
+
+func (p *Proxy) bind(ctx context.Context, at bind, opts bindOptions) (net.Listener, error) {
+	// The port may be changing hands between two upstreams of this proxy.
+	if current := p.listeners[at]; current != nil {
+		current.close()
+		delete(p.listeners, at)
+	}
+	if at.network == "unix" {
+		return p.bindUnix(ctx, at.address, opts.mode)
+	}
+	return p.listen.Listen(context.WithoutCancel(ctx), at.network, at.address)
+}
+
+// bindUnix replaces a socket that a dead process left behind, and nothing else.
+func (p *Proxy) bindUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != fs.ModeSocket {
+			return nil, errors.New("the path exists and is not a socket")
+		}
+		if conn, err := p.dialer.DialContext(ctx, "unix", path); err == nil {
+			_ = conn.Close()
+			return nil, errors.New("another process listens there")
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove the socket left behind: %w", err)
+		}
+	}
+	socket, err := p.listen.Listen(context.WithoutCancel(ctx), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if mode != 0 {
+		if err := os.Chmod(path, mode); err != nil {
+			_ = socket.Close()
+			return nil, err
+		}
+	}
+	return socket, nil
+}
+
+// serve starts the accept loops of new listeners.
+func (p *Proxy) serve(ctx context.Context, opened map[bind]*listener) {
+	for at, l := range opened {
+		p.listeners[at] = l
+		p.running.Add(1)
+		go p.acceptLoop(ctx, l)
+	}
+}
+
+func (p *Proxy) closeExcept(keep map[bind]bindOptions) {
+	for at, l := range p.listeners {
+		if _, kept := keep[at]; !kept {
+			l.close()
+			delete(p.listeners, at)
+		}
+	}
+}
+
+func (p *Proxy) closeListeners(which func(*listener) bool) {
+	for at, l := range p.listeners {
+		if which(l) {
+			l.close()
+			delete(p.listeners, at)
+		}
+	}
+}
+
+// Accept errors other than the listener's end come from the system running out
+// of something: the loop waits for it to pass instead of dying.
+const (
+	minAcceptBackoff = 5 * time.Millisecond
+	maxAcceptBackoff = time.Second
+)
+
+func (p *Proxy) acceptLoop(ctx context.Context, l *listener) {
+	defer p.running.Done()
+	backoff := minAcceptBackoff
+	for {
+		socket, err := l.socket.Accept()
+		if err == nil {
+			backoff = minAcceptBackoff
+			p.admit(ctx, l, socket)
+			continue
+		}
+		select {
+		case <-l.closed:
+			return
+		default:
+		}
+		p.log.Error("accept failed; trying again", "listener", listenerName(l.upstream), "error", err, "in", backoff)
+		if !wait(l.closed, backoff) {
+			return
+		}
+		backoff = min(2*backoff, maxAcceptBackoff)
+	}
+}
+
+// wait reports false when done closes before d has passed.
+func wait(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// admit registers a connection and starts its goroutine, or closes it at once
+// when the limit is reached, so that who is refused learns it without delay.
+func (p *Proxy) admit(ctx context.Context, l *listener, socket net.Conn) {
+	rt := p.runtime.Load()
+	c := newConn(ctx, l.upstream, socket)
+	limit := rt.maxConns
+	if l.upstream != "" {
+		limit = 0
+		if u := rt.upstreams[l.upstream]; u != nil {
+			limit = u.maxConns
+		}
+	}
+	if !p.conns.add(c, limit) {
+		p.refuse(c, connect.LimitExceeded, "refused a connection", "listener", listenerName(l.upstream), "limit", limit)
+		c.cut()
+		return
+	}
+	p.counts.accepted(c.upstream)
+	p.running.Add(1)
+	go p.serveConn(c)
+}
+
+// serveConn handles one connection; a panic ends it alone.
+func (p *Proxy) serveConn(c *conn) {
+	defer p.running.Done()
+	defer p.conns.remove(c)
+	defer c.cut()
+	defer func() {
+		if v := recover(); v != nil {
+			p.counts.panics.Add(1)
+			p.log.Error("a connection handler panicked; the connection is closed, the rest goes on", "listener", listenerName(c.upstream), "panic", v)
+		}
+	}()
+	if c.upstream == "" {
+		p.serveInbound(c)
+		return
+	}
+	p.serveOutbound(c)
+}

@@ -1,0 +1,142 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/balance"
+	"github.com/outrider-mesh/outrider/connect/mtls"
+	"github.com/outrider-mesh/outrider/connect/relay"
+)
+
+// maxAttempts bounds how many endpoints of one target a connection tries.
+const maxAttempts = 3
+
+// serveOutbound brings one connection of the application to an endpoint of its
+// upstream.
+func (p *Proxy) serveOutbound(c *conn) {
+	rt := p.runtime.Load()
+	u := rt.upstreams[c.upstream]
+	if u == nil {
+		p.refuse(c, connect.NoRoute, "refused a connection", "upstream", c.upstream, "why", "the upstream was removed")
+		return
+	}
+	if u.problem != "" {
+		p.refuse(c, u.reason, "refused a connection", "upstream", u.id, "why", u.problem, "snapshot", rt.version)
+		return
+	}
+	local, ok := c.accepted().(relay.Conn)
+	if !ok {
+		p.refuse(c, connect.RequestInvalid, "refused a connection", "upstream", u.id, "why", "it has no half-close")
+		return
+	}
+	remote, entry, failed := p.connect(c, u)
+	if failed != nil {
+		p.refuse(c, failed.reason, "cannot reach the upstream", "upstream", u.id, "error", failed, "snapshot", rt.version)
+		return
+	}
+	entry.State.Begin()
+	defer entry.State.End()
+	p.finish(c, relay.Copy(local, remote, p.relayOptions()), "upstream", u.id, "endpoint", entry.Endpoint.HostPort())
+}
+
+// failure is why no endpoint could be connected to.
+type failure struct {
+	reason connect.Reason
+	err    error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+
+// connect tries endpoints leg by leg: within a target the next endpoint when
+// one cannot be connected to, then the next target.
+func (p *Proxy) connect(c *conn, u *upstream) (*tls.Conn, *balance.Entry, *failure) {
+	last := &failure{connect.NoHealthyEndpoint, errors.New(noEndpoint(u))}
+	for i := range u.legs {
+		l := &u.legs[i]
+		var tried []*balance.Entry
+		for len(tried) < maxAttempts {
+			entry := l.group.Pick(time.Now(), tried)
+			if entry == nil {
+				break
+			}
+			remote, failed := p.connectTo(c, l, entry)
+			if failed == nil {
+				l.group.Succeeded(entry)
+				return remote, entry, nil
+			}
+			if c.ctx.Err() != nil {
+				return nil, nil, failed // we were cut: the endpoint is not to blame
+			}
+			last = failed
+			tried = append(tried, entry)
+			p.blame(u, l, entry, failed)
+		}
+	}
+	return nil, nil, last
+}
+
+func (p *Proxy) blame(u *upstream, l *leg, entry *balance.Entry, failed *failure) {
+	p.counts.attemptFailed(failed.reason)
+	if l.group.Failed(entry, time.Now(), failed.Error()) {
+		p.counts.ejections.Add(1)
+		p.log.Warn("ejected an endpoint that keeps failing", "upstream", u.id, "target", l.target.ID, "endpoint", entry.Endpoint.HostPort(),
+			"until", entry.State.EjectedUntil().Format(time.RFC3339), "error", failed)
+	}
+}
+
+func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*tls.Conn, *failure) {
+	address := entry.Endpoint.HostPort()
+	ctx, cancel := context.WithTimeout(c.ctx, l.timeout)
+	defer cancel()
+	socket, err := p.dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, connectFailure(fmt.Errorf("connect to %s: %w", address, err))
+	}
+	if !c.attach(socket) {
+		return nil, &failure{connect.Draining, net.ErrClosed}
+	}
+	remote := tls.Client(mtls.NoTruncation(socket), l.tls)
+	shake, cancelShake := context.WithTimeout(c.ctx, p.limits.Handshake)
+	defer cancelShake()
+	if err := remote.HandshakeContext(shake); err != nil {
+		c.detach(socket)
+		return nil, handshakeFailure(fmt.Errorf("TLS with %s: %w", address, err))
+	}
+	return remote, nil
+}
+
+func connectFailure(err error) *failure {
+	if timedOut(err) {
+		return &failure{connect.ConnectTimeout, err}
+	}
+	return &failure{connect.ConnectFailed, err}
+}
+
+func handshakeFailure(err error) *failure {
+	var untrusted *connect.PeerError
+	if errors.As(err, &untrusted) {
+		return &failure{untrusted.Reason, err}
+	}
+	return &failure{connect.TLSFailed, err}
+}
+
+// noEndpoint says how many endpoints each target has, and why none will do.
+func noEndpoint(u *upstream) string {
+	text := "no usable endpoint"
+	for _, l := range u.legs {
+		text += fmt.Sprintf("; target %s: %d usable in Consul", l.target.ID, l.group.Len())
+		if l.group.Len() > 0 {
+			text += ", all ejected after failures"
+		}
+	}
+	return text
+}

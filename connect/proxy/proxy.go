@@ -1,0 +1,208 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package proxy is the data plane of one sidecar: listeners, connections and
+// their end. It runs what a snapshot says and knows nothing of where snapshots
+// come from.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/balance"
+	"github.com/outrider-mesh/outrider/connect/relay"
+)
+
+// Limits bound what peers and applications can make the proxy hold.
+type Limits struct {
+	Inbound  int // connections to the inbound listener where the service sets no limit
+	Outbound int // connections to one upstream where the upstream sets no limit
+	// Handshake is the time a peer has from its connect to a proved identity.
+	Handshake time.Duration
+	// Idle and HalfClosed are as in [relay.Options].
+	Idle       time.Duration
+	HalfClosed time.Duration
+}
+
+// DefaultLimits are the limits of a proxy that is told nothing else: those that
+// Consul's documentation gives for Envoy where it has any.
+func DefaultLimits() Limits {
+	return Limits{Inbound: 20_000, Outbound: 1024, Handshake: 10 * time.Second, Idle: time.Hour, HalfClosed: 5 * time.Minute}
+}
+
+// A Proxy serves one local service. Make it with [New], then [Proxy.Run] it;
+// Apply and Drain work while it runs.
+type Proxy struct {
+	log      hclog.Logger
+	limits   Limits
+	dialer   net.Dialer
+	listen   net.ListenConfig
+	registry *balance.Registry
+	conns    conns
+	counts   counters
+	quiet    quiet
+
+	runtime  atomic.Pointer[runtime]
+	commands chan command
+	running  sync.WaitGroup // accept loops and connections
+
+	// Owned by Run.
+	listeners map[bind]*listener
+}
+
+// command is something that only Run's goroutine may do.
+type command struct {
+	do   func(ctx context.Context) error
+	done chan error
+}
+
+// ErrStopped is returned by calls on a proxy that no longer runs.
+var ErrStopped = errors.New("the proxy has stopped")
+
+// New returns a proxy that has no listener and serves nobody until a snapshot
+// is applied.
+func New(limits Limits, log hclog.Logger) *Proxy {
+	p := &Proxy{
+		log: log, limits: limits,
+		registry:  balance.NewRegistry(),
+		commands:  make(chan command),
+		listeners: make(map[bind]*listener),
+	}
+	// MPTCP, on by default for Go listeners, breaks socket options that
+	// interception needs and gains nothing between proxies.
+	p.listen.SetMultipathTCP(false)
+	p.dialer.SetMultipathTCP(false)
+	p.counts.init()
+	p.conns.init()
+	return p
+}
+
+// Run serves until ctx ends. It then closes every listener and connection, and
+// returns when all of it has ended; Drain first for a gentle end.
+func (p *Proxy) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			p.stop()
+			return nil
+		case c := <-p.commands:
+			c.done <- c.do(ctx)
+		}
+	}
+}
+
+func (p *Proxy) stop() {
+	for at, l := range p.listeners {
+		l.close()
+		delete(p.listeners, at)
+	}
+	p.conns.shut()
+	p.running.Wait()
+}
+
+// do runs f in Run's goroutine, with Run's context.
+func (p *Proxy) do(ctx context.Context, f func(context.Context) error) error {
+	c := command{do: f, done: make(chan error, 1)}
+	select {
+	case p.commands <- c:
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrStopped, ctx.Err())
+	}
+	return <-c.done
+}
+
+// Apply makes s what the proxy runs. Listeners that s no longer has stop
+// accepting; their connections go on. Connections that s no longer allows are
+// closed before Apply returns. On error the previous snapshot keeps serving,
+// untouched. ctx bounds only the wait for a proxy that does not run.
+func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
+	return p.do(ctx, func(ctx context.Context) error {
+		next, err := compile(s, p.registry, p.limits)
+		if err != nil {
+			return fmt.Errorf("compile snapshot %d: %w", s.Version, err)
+		}
+		opened, err := p.open(ctx, next)
+		if err != nil {
+			return fmt.Errorf("apply snapshot %d: %w", s.Version, err)
+		}
+		p.runtime.Store(next)
+		p.serve(ctx, opened)
+		p.closeExcept(next.binds)
+		p.registry.Retain(next.keys)
+		p.recheck(next)
+		return nil
+	})
+}
+
+// recheck asks the new policy about every open inbound connection. A connection
+// registers before it loads the runtime, so each is judged by the new policy
+// either here or at its own start.
+func (p *Proxy) recheck(rt *runtime) {
+	for _, c := range p.conns.inbound() {
+		id := c.peer.Load()
+		if id == nil {
+			continue
+		}
+		if d := rt.policy.Authorize(*id); !d.Allowed {
+			p.refuse(c, d.Reason, "cut an open connection", "source", id.Service, "intention", d.Intention, "why", d.Why, "snapshot", rt.version)
+			c.cut()
+		}
+	}
+}
+
+// Inbound reports the address of the inbound listener, nil while there is none.
+func (p *Proxy) Inbound(ctx context.Context) net.Addr {
+	return p.addr(ctx, "")
+}
+
+// Outbound reports the address of the listener of an upstream, nil while there
+// is none.
+func (p *Proxy) Outbound(ctx context.Context, id connect.UpstreamID) net.Addr {
+	return p.addr(ctx, id)
+}
+
+func (p *Proxy) addr(ctx context.Context, id connect.UpstreamID) (addr net.Addr) {
+	_ = p.do(ctx, func(context.Context) error {
+		for _, l := range p.listeners {
+			if l.upstream == id {
+				addr = l.socket.Addr()
+			}
+		}
+		return nil
+	})
+	return addr
+}
+
+// Drain stops accepting inbound connections and waits until all connections
+// have ended or ctx has; then it closes what is left, which it counts. Outbound
+// listeners accept until then: the application may need its upstreams to finish
+// what it is doing. Drain leaves the proxy without listeners.
+func (p *Proxy) Drain(ctx context.Context) (cut int) {
+	_ = p.do(ctx, func(context.Context) error {
+		p.closeListeners(func(l *listener) bool { return l.upstream == "" })
+		return nil
+	})
+	select {
+	case <-p.conns.empty(directionInbound):
+	case <-ctx.Done():
+	}
+	_ = p.do(ctx, func(context.Context) error { p.closeListeners(func(*listener) bool { return true }); return nil })
+	select {
+	case <-p.conns.empty(directionAny):
+	case <-ctx.Done():
+	}
+	return p.conns.cutAll(func(c *conn) { p.counts.refused(connect.Draining) })
+}
+
+func (p *Proxy) relayOptions() relay.Options {
+	return relay.Options{Idle: p.limits.Idle, HalfClosed: p.limits.HalfClosed}
+}

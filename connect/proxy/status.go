@@ -1,0 +1,148 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+// A Status is what a proxy does at one moment, for people and programs that
+// watch it. Counts are since the proxy was made.
+type Status struct {
+	Snapshot uint64 `json:"snapshot"` // 0 while none is applied
+	Inbound  InboundStatus
+	// Upstreams are in the order of the snapshot.
+	Upstreams []UpstreamStatus
+	// Refused counts connections that were not served, by reason; Attempts
+	// counts failed tries at single endpoints.
+	Refused   map[connect.Reason]int64
+	Attempts  map[connect.Reason]int64
+	Ejections int64
+	Panics    int64
+}
+
+// TrafficStatus counts connections and their bytes. Sent is what the side that
+// connected has sent.
+type TrafficStatus struct {
+	Active      int
+	Connections int64
+	Sent        int64
+	Received    int64
+}
+
+// InboundStatus is that of the inbound listener; Address is "" without one.
+type InboundStatus struct {
+	Address string
+	Limit   int
+	TrafficStatus
+}
+
+// UpstreamStatus is that of one upstream. Problem is "" when it is served.
+type UpstreamStatus struct {
+	ID      connect.UpstreamID
+	Address string
+	Active  int
+	Limit   int
+	Problem string
+	Targets []TargetStatus
+}
+
+// TargetStatus is that of one target, in failover order.
+type TargetStatus struct {
+	ID        connect.TargetID
+	SNI       string
+	Endpoints []EndpointStatus
+}
+
+// EndpointStatus is that of one endpoint; NotUsed is "" when it gets traffic.
+type EndpointStatus struct {
+	ID          string
+	Node        string
+	Address     string
+	Weight      int
+	NotUsed     string
+	LastFailure string
+	Active      int64
+}
+
+// Status reports what the proxy does. It returns the zero Status when the proxy
+// does not run.
+func (p *Proxy) Status(ctx context.Context) Status {
+	var s Status
+	err := p.do(ctx, func(context.Context) error {
+		s = p.status(time.Now())
+		return nil
+	})
+	if err != nil {
+		return Status{}
+	}
+	return s
+}
+
+func (p *Proxy) status(now time.Time) Status {
+	s := Status{
+		Refused: values(p.counts.reasons), Attempts: values(p.counts.attempts),
+		Ejections: p.counts.ejections.Load(), Panics: p.counts.panics.Load(),
+	}
+	in := &p.counts.inbound
+	s.Inbound.TrafficStatus = TrafficStatus{p.conns.active(""), in.connections.Load(), in.sent.Load(), in.received.Load()}
+	rt := p.runtime.Load()
+	if rt == nil {
+		return s
+	}
+	s.Snapshot, s.Inbound.Limit = rt.version, rt.maxConns
+	addresses := make(map[connect.UpstreamID]string)
+	for _, l := range p.listeners {
+		addresses[l.upstream] = l.socket.Addr().String()
+	}
+	s.Inbound.Address = addresses[""]
+	for _, configured := range rt.snapshot.Upstreams {
+		u := rt.upstreams[configured.ID]
+		s.Upstreams = append(s.Upstreams, UpstreamStatus{
+			ID: u.id, Address: addresses[u.id], Active: p.conns.active(u.id), Limit: u.maxConns,
+			Problem: u.problem, Targets: rt.targets(u, now),
+		})
+	}
+	return s
+}
+
+func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
+	var out []TargetStatus
+	for _, l := range u.legs {
+		t := TargetStatus{ID: l.target.ID, SNI: l.target.SNI}
+		for i := range l.group.Entries() {
+			entry := &l.group.Entries()[i]
+			e := EndpointStatus{
+				ID: entry.Endpoint.ID, Node: entry.Endpoint.Node, Address: entry.Endpoint.HostPort(), Weight: entry.Endpoint.Weight,
+				LastFailure: entry.State.LastFailure(), Active: entry.State.Active(),
+			}
+			if entry.State.Ejected(now) {
+				e.NotUsed = "ejected until " + entry.State.EjectedUntil().Format(time.RFC3339) + " after repeated failures"
+			}
+			t.Endpoints = append(t.Endpoints, e)
+		}
+		for _, e := range rt.snapshot.Endpoints[l.target.ID] {
+			if !e.Usable() {
+				t.Endpoints = append(t.Endpoints, EndpointStatus{ID: e.ID, Node: e.Node, Address: e.HostPort(), Weight: e.Weight, NotUsed: e.Unusable})
+			}
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// values reads counters, leaving out those that never counted.
+func values(counts map[connect.Reason]*atomic.Int64) map[connect.Reason]int64 {
+	out := make(map[connect.Reason]int64)
+	for reason, n := range counts {
+		if v := n.Load(); v > 0 {
+			out[reason] = v
+		}
+	}
+	return out
+}
