@@ -5,7 +5,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -37,12 +36,16 @@ func (p *Proxy) serveInbound(c *conn) {
 	p.finish(c, relay.Copy(peer, application, p.relayOptions()), "source", id.Service)
 }
 
-func (p *Proxy) handshake(c *conn) (*tls.Conn, connect.Identity, bool) {
+func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 	socket := c.accepted()
-	peer := tls.Server(mtls.NoTruncation(socket), p.runtime.Load().inbound)
+	peer, err := relay.TLSServer(socket, p.runtime.Load().inbound)
+	if err != nil {
+		p.refuse(c, connect.RequestInvalid, "refused a peer", "error", err)
+		return nil, connect.Identity{}, false
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, p.limits.Handshake)
 	defer cancel()
-	err := peer.HandshakeContext(ctx)
+	err = peer.Handshake(ctx)
 	if err == nil {
 		var id connect.Identity
 		if id, err = mtls.Peer(peer.ConnectionState()); err == nil {
@@ -58,7 +61,7 @@ func (p *Proxy) handshake(c *conn) (*tls.Conn, connect.Identity, bool) {
 	return nil, connect.Identity{}, false
 }
 
-func (p *Proxy) dialApp(c *conn, rt *runtime) (relay.Conn, error) {
+func (p *Proxy) dialApp(c *conn, rt *runtime) (*relay.Plain, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, rt.app.timeout)
 	defer cancel()
 	socket, err := p.dialer.DialContext(ctx, rt.app.network, rt.app.address)
@@ -68,11 +71,7 @@ func (p *Proxy) dialApp(c *conn, rt *runtime) (relay.Conn, error) {
 	if !c.attach(socket) {
 		return nil, net.ErrClosed
 	}
-	stream, ok := socket.(relay.Conn)
-	if !ok {
-		return nil, errors.New("the connection has no half-close")
-	}
-	return stream, nil
+	return relay.NewPlain(socket)
 }
 
 // finish records the end of a relay. How peers end their connections is their

@@ -5,7 +5,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
-	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/connect/relay"
 )
 
@@ -33,9 +31,9 @@ func (p *Proxy) serveOutbound(c *conn) {
 		p.refuse(c, u.reason, "refused a connection", "upstream", u.id, "why", u.problem, "snapshot", rt.version)
 		return
 	}
-	local, ok := c.accepted().(relay.Conn)
-	if !ok {
-		p.refuse(c, connect.RequestInvalid, "refused a connection", "upstream", u.id, "why", "it has no half-close")
+	local, err := relay.NewPlain(c.accepted())
+	if err != nil {
+		p.refuse(c, connect.RequestInvalid, "refused a connection", "upstream", u.id, "error", err)
 		return
 	}
 	remote, entry, failed := p.connect(c, u)
@@ -58,7 +56,7 @@ func (f *failure) Error() string { return f.err.Error() }
 
 // connect tries endpoints leg by leg: within a target the next endpoint when
 // one cannot be connected to, then the next target.
-func (p *Proxy) connect(c *conn, u *upstream) (*tls.Conn, *balance.Entry, *failure) {
+func (p *Proxy) connect(c *conn, u *upstream) (*relay.TLS, *balance.Entry, *failure) {
 	last := &failure{connect.NoHealthyEndpoint, errors.New(noEndpoint(u))}
 	for i := range u.legs {
 		l := &u.legs[i]
@@ -93,7 +91,7 @@ func (p *Proxy) blame(u *upstream, l *leg, entry *balance.Entry, failed *failure
 	}
 }
 
-func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*tls.Conn, *failure) {
+func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*relay.TLS, *failure) {
 	address := entry.Endpoint.HostPort()
 	ctx, cancel := context.WithTimeout(c.ctx, l.timeout)
 	defer cancel()
@@ -104,10 +102,13 @@ func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*tls.Conn, *fa
 	if !c.attach(socket) {
 		return nil, &failure{connect.Draining, net.ErrClosed}
 	}
-	remote := tls.Client(mtls.NoTruncation(socket), l.tls)
+	remote, err := relay.TLSClient(socket, l.tls)
+	if err != nil {
+		return nil, connectFailure(err)
+	}
 	shake, cancelShake := context.WithTimeout(c.ctx, p.limits.Handshake)
 	defer cancelShake()
-	if err := remote.HandshakeContext(shake); err != nil {
+	if err := remote.Handshake(shake); err != nil {
 		c.detach(socket)
 		return nil, handshakeFailure(fmt.Errorf("TLS with %s: %w", address, err))
 	}

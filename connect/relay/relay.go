@@ -14,21 +14,6 @@ import (
 	"time"
 )
 
-// Buffer sizes. An idle connection holds only the small one per direction; a
-// direction that fills it borrows a large one from a pool until it slows down.
-// Beyond 64 KiB, larger buffers gain nothing: TLS records hold 16 KiB.
-const (
-	smallBuffer = 1 << 10
-	largeBuffer = 64 << 10
-)
-
-// A Conn can end its writing direction on its own, as TCP, TLS and unix stream
-// connections can.
-type Conn interface {
-	net.Conn
-	CloseWrite() error
-}
-
 // Options bound a relay in time. Zero means no bound.
 type Options struct {
 	// Idle ends a relay over which no byte has moved in either direction for
@@ -165,65 +150,21 @@ func (w *idleWatch) stop() {
 	w.timer.Stop()
 }
 
-var (
-	smallPool = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
-	largePool = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
-)
-
 // pump copies until the end of src, which is no error. io.Copy is not used: it
-// would hold one large buffer for as long as the connection idles.
-func pump(dst io.Writer, src io.Reader, moved *atomic.Int64) error {
+// would hold a buffer for as long as the connection idles.
+func pump(dst, src Conn, moved *atomic.Int64) error {
 	for {
-		full, err := pumpSmall(dst, src, moved)
-		if err != nil || !full {
-			return ignoreEOF(err)
-		}
-		if err := pumpLarge(dst, src, moved); err != nil {
-			return ignoreEOF(err)
-		}
-	}
-}
-
-// pumpSmall copies until a read fills its buffer, which promises more to come.
-func pumpSmall(dst io.Writer, src io.Reader, moved *atomic.Int64) (full bool, err error) {
-	buf := smallPool.Get().(*[smallBuffer]byte)
-	defer smallPool.Put(buf)
-	for {
-		n, err := forward(dst, src, buf[:], moved)
+		b, n, err := src.receive()
 		if err != nil {
-			return false, err
+			return ignoreEOF(err)
 		}
-		if n == len(buf) {
-			return true, nil
-		}
-	}
-}
-
-// pumpLarge copies until a read brings so little that the small buffer will do.
-func pumpLarge(dst io.Writer, src io.Reader, moved *atomic.Int64) error {
-	buf := largePool.Get().(*[largeBuffer]byte)
-	defer largePool.Put(buf)
-	for {
-		n, err := forward(dst, src, buf[:], moved)
+		err = dst.send(b[:n])
+		giveBack(b)
 		if err != nil {
 			return err
 		}
-		if n <= smallBuffer {
-			return nil
-		}
-	}
-}
-
-// forward moves one read's worth. A read may return bytes with its error.
-func forward(dst io.Writer, src io.Reader, buf []byte, moved *atomic.Int64) (int, error) {
-	n, err := src.Read(buf)
-	if n > 0 {
-		if _, werr := dst.Write(buf[:n]); werr != nil {
-			return n, werr
-		}
 		moved.Add(int64(n))
 	}
-	return n, err
 }
 
 func ignoreEOF(err error) error {

@@ -16,8 +16,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/outrider-mesh/outrider/connect"
-	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/internal/meshca"
 )
 
@@ -43,28 +41,43 @@ func tcpPair(t testing.TB) (a, b *net.TCPConn) {
 	return dialed.(*net.TCPConn), accepted.(*net.TCPConn)
 }
 
-func tlsPair(t testing.TB) (client, server Conn) {
+func tlsPair(version uint16) func(testing.TB) (client, server netConn) {
+	return func(t testing.TB) (netConn, netConn) { t.Helper(); return newTLSPair(t, version) }
+}
+
+func newTLSPair(t testing.TB, version uint16) (client, server *TLS) {
 	t.Helper()
-	ca := meshca.New("root")
-	bundle := meshca.Bundle(ca)
 	a, b := tcpPair(t)
-	c := tls.Client(mtls.NoTruncation(a), mtls.Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", meshca.ID("api")))
-	s := tls.Server(mtls.NoTruncation(b), mtls.Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{}))
+	c, err := TLSClient(a, &tls.Config{InsecureSkipVerify: true, MaxVersion: version}) //nolint:gosec // bytes are the subject, not trust
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := meshca.New("root").Leaf("api", nil)
+	s, err := TLSServer(b, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Chain[0].Raw}, PrivateKey: leaf.Key}}}) //nolint:gosec // as above
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
-	go func() { done <- s.HandshakeContext(t.Context()) }()
-	if err := errors.Join(c.HandshakeContext(t.Context()), <-done); err != nil {
+	go func() { done <- s.Handshake(t.Context()) }()
+	if err := errors.Join(c.Handshake(t.Context()), <-done); err != nil {
 		t.Fatal(err)
 	}
 	return c, s
 }
 
+// netConn is a relay's connection as its peer uses it.
+type netConn interface {
+	Conn
+	net.Conn
+}
+
 // rig is client ⇄ relay ⇄ server; the relay's result arrives on done.
 type rig struct {
-	client, server Conn
+	client, server netConn
 	done           chan Result
 }
 
-func start(t testing.TB, pair func(testing.TB) (Conn, Conn), opts Options) rig {
+func start(t testing.TB, pair func(testing.TB) (netConn, netConn), opts Options) rig {
 	t.Helper()
 	client, near := pair(t)
 	far, server := pair(t)
@@ -73,9 +86,21 @@ func start(t testing.TB, pair func(testing.TB) (Conn, Conn), opts Options) rig {
 	return r
 }
 
-func plain(t testing.TB) (Conn, Conn) { a, b := tcpPair(t); return a, b }
+func plain(t testing.TB) (netConn, netConn) {
+	a, b := tcpPair(t)
+	return mustPlain(t, a), mustPlain(t, b)
+}
 
-var pairs = map[string]func(testing.TB) (Conn, Conn){"tcp": plain, "tls": tlsPair}
+func mustPlain(t testing.TB, c net.Conn) *Plain {
+	t.Helper()
+	p, err := NewPlain(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+var pairs = map[string]func(testing.TB) (netConn, netConn){"tcp": plain, "tls1.2": tlsPair(tls.VersionTLS12), "tls1.3": tlsPair(tls.VersionTLS13)}
 
 func TestBytesArriveUnchangedBothWays(t *testing.T) {
 	for name, pair := range pairs {
@@ -85,7 +110,7 @@ func TestBytesArriveUnchangedBothWays(t *testing.T) {
 			source := rand.NewChaCha8([32]byte{1})
 			_, _ = source.Read(up)
 			_, _ = source.Read(down)
-			send := func(c Conn, data []byte) {
+			send := func(c netConn, data []byte) {
 				for rest := data; len(rest) > 0; {
 					n := min(len(rest), 1+rand.IntN(100_000))
 					if _, err := c.Write(rest[:n]); err != nil {
@@ -145,7 +170,7 @@ func TestResetOnOneSideEndsTheOther(t *testing.T) {
 	client, near := tcpPair(t)
 	far, server := tcpPair(t)
 	done := make(chan Result, 1)
-	go func() { done <- Copy(near, far, Options{}) }()
+	go func() { done <- Copy(mustPlain(t, near), mustPlain(t, far), Options{}) }()
 	_ = client.SetLinger(0)
 	_ = client.Close()
 	if _, err := io.ReadAll(server); err != nil {
@@ -157,14 +182,14 @@ func TestResetOnOneSideEndsTheOther(t *testing.T) {
 }
 
 func TestTruncatedTLSIsNotAnOrderlyEnd(t *testing.T) {
-	server, near := tlsPair(t)
-	far, client := tcpPair(t)
+	server, near := newTLSPair(t, tls.VersionTLS13)
+	far, client := plain(t)
 	done := make(chan Result, 1)
 	go func() { done <- Copy(near, far, Options{}) }()
-	_ = server.(*tls.Conn).NetConn().Close() // no close_notify
+	_ = server.NetConn().Close() // no close_notify
 	_, _ = io.ReadAll(client)
-	if result := <-done; !errors.Is(result.Err, mtls.ErrTruncated) {
-		t.Errorf("result %v, want %v", result.Err, mtls.ErrTruncated)
+	if result := <-done; !errors.Is(result.Err, ErrTruncated) {
+		t.Errorf("result %v, want %v", result.Err, ErrTruncated)
 	}
 }
 
@@ -206,8 +231,8 @@ func TestSilentPeerCannotPinAHalfClosedRelay(t *testing.T) {
 }
 
 func TestClosingFromOutsideEndsTheRelay(t *testing.T) {
-	client, near := tcpPair(t)
-	far, _ := tcpPair(t)
+	client, near := plain(t)
+	far, _ := plain(t)
 	done := make(chan Result, 1)
 	go func() { done <- Copy(near, far, Options{}) }()
 	_, _ = near.Close(), far.Close()
@@ -215,4 +240,92 @@ func TestClosingFromOutsideEndsTheRelay(t *testing.T) {
 		t.Error("a cut relay ended in order")
 	}
 	_ = client.Close()
+}
+
+// The end of the stream may arrive in the same read as its last bytes; it must
+// not be lost although the connection itself stays open.
+func TestEndThatArrivesWithTheLastBytesIsSeen(t *testing.T) {
+	for name, version := range map[string]uint16{"tls1.2": tls.VersionTLS12, "tls1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			for range 50 {
+				client, near := newTLSPair(t, version)
+				far, server := plain(t)
+				done := make(chan Result, 1)
+				client.wire.cork() // the bytes and the farewell leave in one write
+				_, _ = client.Write(make([]byte, 40_000))
+				_ = client.CloseWrite()
+				_ = client.wire.SetWriteDeadline(time.Time{}) // CloseWrite leaves one in the past
+				if err := client.wire.uncork(); err != nil {
+					t.Fatal(err)
+				}
+				go func() { done <- Copy(near, far, Options{}) }()
+				got, err := io.ReadAll(server)
+				if err != nil || len(got) != 40_000 {
+					t.Fatalf("%d bytes, %v", len(got), err)
+				}
+				_ = server.Close()
+				_, _ = io.ReadAll(client)
+				if result := <-done; result.Err != nil {
+					t.Fatal(result.Err)
+				}
+			}
+		})
+	}
+}
+
+// Records that trickle in byte by byte exercise every state of the framing.
+func TestTrickledRecordsArrive(t *testing.T) {
+	a, b := tcpPair(t)
+	c, d := tcpPair(t)
+	done := make(chan struct{})
+	go func() { // a slow wire between the two
+		defer close(done)
+		buf := make([]byte, 1)
+		for {
+			if _, err := b.Read(buf); err != nil {
+				_ = c.CloseWrite()
+				return
+			}
+			if _, err := c.Write(buf); err != nil {
+				return
+			}
+		}
+	}()
+	go func() { _, _ = io.Copy(b, c) }()
+	leaf := meshca.New("root").Leaf("api", nil)
+	s, err := TLSServer(d, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Chain[0].Raw}, PrivateKey: leaf.Key}}}) //nolint:gosec // bytes are the subject
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := TLSClient(a, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // as above
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for i := range 20 {
+			_, _ = cl.Write(make([]byte, 1+i*97))
+		}
+		_ = cl.CloseWrite()
+	}()
+	total := 0
+	for {
+		buf, n, err := s.receive()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				t.Error(err)
+			}
+			break
+		}
+		total += n
+		giveBack(buf)
+	}
+	want := 0
+	for i := range 20 {
+		want += 1 + i*97
+	}
+	if total != want {
+		t.Errorf("%d bytes of %d", total, want)
+	}
+	_, _ = cl.Close(), s.Close()
+	<-done
 }

@@ -1,0 +1,221 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync"
+)
+
+// ErrTruncated is the error of a TLS connection whose TCP connection ended
+// without TLS's own end. crypto/tls lets that pass for an orderly end, so that
+// anyone on the path could cut a stream short unnoticed (RFC 8446 §6.1).
+var ErrTruncated = errors.New("connection ended without a TLS close notification: it may be cut short")
+
+// A TLS is a TLS connection as one side of a relay. It owns the connection
+// under it.
+type TLS struct {
+	*tls.Conn
+	wire *wire
+	end  error // met after bytes that were still delivered
+}
+
+// TLSServer returns the server side of TLS over a TCP or unix connection.
+func TLSServer(conn net.Conn, cfg *tls.Config) (*TLS, error) {
+	w, err := newWire(conn)
+	if err != nil {
+		return nil, err
+	}
+	return &TLS{Conn: tls.Server(w, cfg), wire: w}, nil
+}
+
+// TLSClient returns the client side of TLS over a TCP or unix connection.
+func TLSClient(conn net.Conn, cfg *tls.Config) (*TLS, error) {
+	w, err := newWire(conn)
+	if err != nil {
+		return nil, err
+	}
+	return &TLS{Conn: tls.Client(w, cfg), wire: w}, nil
+}
+
+// Handshake runs the handshake; ctx bounds it.
+func (t *TLS) Handshake(ctx context.Context) error { return t.HandshakeContext(ctx) }
+
+// receive returns as many records as the last read from the descriptor brought,
+// so that a fast sender's records leave in one write.
+func (t *TLS) receive() (*buffer, int, error) {
+	if t.end != nil {
+		return nil, 0, t.end
+	}
+	if err := t.wire.await(); err != nil {
+		return nil, 0, err
+	}
+	b := borrow()
+	n, err := t.Read(b[:])
+	// Only while a whole record fits: what TLS kept back, await would not see.
+	for err == nil && len(b)-n >= maxPlaintext && t.wire.recordReady() {
+		var m int
+		m, err = t.Read(b[n:])
+		n += m
+	}
+	if n == 0 {
+		giveBack(b)
+		return nil, 0, err
+	}
+	t.end = err
+	return b, n, nil
+}
+
+// send writes p as records that leave in one system call.
+func (t *TLS) send(p []byte) error {
+	if len(p) <= maxPlaintext {
+		_, err := t.Write(p)
+		return err
+	}
+	t.wire.cork()
+	_, err := t.Write(p)
+	return errors.Join(err, t.wire.uncork())
+}
+
+// Sizes of TLS records (RFC 8446 §5.1, §5.2).
+const (
+	recordHeader  = 5
+	maxPlaintext  = 16 << 10
+	recordExtra   = 256
+	corkedRecords = bufferSize/maxPlaintext + 1
+)
+
+// wire is the connection under TLS. It reads the descriptor in large pieces and
+// hands them up record by record: crypto/tls then never holds bytes of a record
+// that it has not been asked for, so await knows when there is nothing to read.
+type wire struct {
+	stream
+	in      *lazyReader
+	held    *buffer // nil when empty
+	unread  []byte  // of held
+	header  [recordHeader]byte
+	nheader int
+	body    int // bytes left of the current record's body
+
+	sending sync.Mutex // TLS answers key updates from its reading side
+	corked  *outBuffer // nil when not
+	out     []byte     // of corked
+}
+
+func newWire(conn net.Conn) (*wire, error) {
+	s, in, err := open(conn)
+	if err != nil {
+		return nil, err
+	}
+	return &wire{stream: s, in: in}, nil
+}
+
+// await returns when bytes of a record are there, holding no buffer meanwhile.
+func (w *wire) await() error {
+	if len(w.unread) > 0 {
+		return nil
+	}
+	w.release()
+	b, n, err := w.in.read()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			return ErrTruncated
+		}
+		return err
+	}
+	w.held, w.unread = b, b[:n]
+	return nil
+}
+
+func (w *wire) release() {
+	if w.held != nil {
+		giveBack(w.held)
+		w.held, w.unread = nil, nil
+	}
+}
+
+// Read gives TLS at most the rest of one record's header or body.
+func (w *wire) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := w.await(); err != nil {
+		return 0, err
+	}
+	limit := w.body
+	if w.body == 0 {
+		limit = recordHeader - w.nheader
+	}
+	n := copy(p, w.unread[:min(limit, len(w.unread))])
+	w.advance(w.unread[:n])
+	w.unread = w.unread[n:]
+	if len(w.unread) == 0 {
+		w.release()
+	}
+	return n, nil
+}
+
+// advance follows the framing over bytes that were handed up.
+func (w *wire) advance(b []byte) {
+	if w.body > 0 {
+		w.body -= len(b)
+		return
+	}
+	w.nheader += copy(w.header[w.nheader:], b)
+	if w.nheader == recordHeader {
+		w.nheader = 0
+		w.body = int(binary.BigEndian.Uint16(w.header[3:]))
+	}
+}
+
+// recordReady reports whether a whole record can be read without waiting.
+func (w *wire) recordReady() bool {
+	if w.body > 0 || w.nheader > 0 || len(w.unread) < recordHeader {
+		return false
+	}
+	return len(w.unread) >= recordHeader+int(binary.BigEndian.Uint16(w.unread[3:]))
+}
+
+// outBuffer holds the records of one send.
+type outBuffer = [corkedRecords * (maxPlaintext + recordExtra)]byte
+
+var outBuffers = sync.Pool{New: func() any { return new(outBuffer) }}
+
+func (w *wire) cork() {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	w.corked = outBuffers.Get().(*outBuffer)
+	w.out = w.corked[:0]
+}
+
+func (w *wire) uncork() error {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	_, err := w.stream.Write(w.out)
+	outBuffers.Put(w.corked)
+	w.out, w.corked = nil, nil
+	return err
+}
+
+// Write is called by TLS with whole records.
+func (w *wire) Write(p []byte) (int, error) {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	if w.corked == nil {
+		return w.stream.Write(p)
+	}
+	if len(w.out)+len(p) > len(w.corked) {
+		if _, err := w.stream.Write(w.out); err != nil {
+			return 0, err
+		}
+		w.out = w.corked[:0]
+	}
+	w.out = append(w.out, p...)
+	return len(p), nil
+}
