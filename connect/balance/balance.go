@@ -30,7 +30,7 @@ type Group struct {
 
 // An Entry is one endpoint of a group with the state that outlives the group.
 type Entry struct {
-	Endpoint connect.Endpoint
+	Endpoint *connect.Endpoint // never nil, never written to
 	State    *State
 	weight   uint64
 }
@@ -45,19 +45,18 @@ type Options struct {
 	Fallback bool
 }
 
-// NewGroup returns the group of a target. Unusable endpoints are left out.
+// NewGroup returns the group of a target over endpoints, which it keeps. Unusable endpoints are left out.
 // States come from the registry under key, so a failing endpoint stays ejected
 // over any number of snapshots.
 func NewGroup(registry *Registry, key Key, endpoints []connect.Endpoint, opts Options) *Group {
 	g := &Group{policy: opts.LoadBalancer.Policy, choices: max(2, opts.LoadBalancer.ChoiceCount)}
 	g.entries = make([]Entry, 0, len(endpoints))
-	states := registry.states(key, len(endpoints))
-	for _, e := range endpoints {
-		if e.Usable() {
-			g.entries = append(g.entries, Entry{Endpoint: e, State: states.of(e), weight: uint64(e.Weight)})
+	for i := range endpoints {
+		if e := &endpoints[i]; e.Usable() {
+			g.entries = append(g.entries, Entry{Endpoint: e, weight: uint64(e.Weight)}) //nolint:gosec // usable means above 0
 		}
 	}
-	states.done()
+	registry.attach(key, g.entries)
 	g.ends = make([]uint64, len(g.entries))
 	for i := range g.entries {
 		g.total += g.entries[i].weight

@@ -135,50 +135,49 @@ type Key struct {
 	Target   connect.TargetID
 }
 
-type address struct {
-	host string
-	port uint16
-}
-
 // A Registry holds the states that outlive snapshots. Safe for concurrent use.
 type Registry struct {
 	mu     sync.Mutex
-	groups map[Key]map[address]*State
+	groups map[Key][]Entry // the latest entries of each key
 }
 
 // NewRegistry returns an empty registry.
-func NewRegistry() *Registry { return &Registry{groups: make(map[Key]map[address]*State)} }
+func NewRegistry() *Registry { return &Registry{groups: make(map[Key][]Entry)} }
 
-// stateSet gives out the states of one key while the registry is locked.
-type stateSet struct {
-	registry *Registry
-	old      map[address]*State
-	now      map[address]*State
-	key      Key
-}
-
-func (r *Registry) states(key Key, n int) stateSet {
+// attach gives each entry the state that its address has had under key, or a
+// new one, and forgets the states of addresses that are gone. Consul keeps the
+// order of endpoints from answer to answer, so the search starts where the last
+// one was found and seldom goes further.
+func (r *Registry) attach(key Key, entries []Entry) {
 	r.mu.Lock()
-	return stateSet{registry: r, key: key, old: r.groups[key], now: make(map[address]*State, n)}
+	defer r.mu.Unlock()
+	old := r.groups[key]
+	var fresh []State
+	at := 0
+	for i := range entries {
+		e := &entries[i]
+		if j := find(old, e.Endpoint, at); j >= 0 {
+			e.State, at = old[j].State, j+1
+			continue
+		}
+		if fresh == nil {
+			fresh = make([]State, len(entries)-i)
+		}
+		e.State, fresh = &fresh[0], fresh[1:]
+	}
+	r.groups[key] = entries
 }
 
-func (s stateSet) of(e connect.Endpoint) *State {
-	at := address{e.Address, e.Port}
-	state := s.old[at]
-	if state == nil {
-		state = s.now[at]
+// find returns the position in old of the endpoint's address, looking at start
+// first, or -1.
+func find(old []Entry, e *connect.Endpoint, start int) int {
+	for n := range old {
+		j := (start + n) % len(old)
+		if old[j].Endpoint.Port == e.Port && old[j].Endpoint.Address == e.Address {
+			return j
+		}
 	}
-	if state == nil {
-		state = new(State)
-	}
-	s.now[at] = state
-	return state
-}
-
-// done forgets the endpoints that the group no longer has.
-func (s stateSet) done() {
-	s.registry.groups[s.key] = s.now
-	s.registry.mu.Unlock()
+	return -1
 }
 
 // Retain forgets every key that keep does not hold.

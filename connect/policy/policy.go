@@ -16,13 +16,39 @@ type Decision struct {
 	Allowed bool
 	// Reason is "" when allowed, else IntentionDenied or JWTInvalid.
 	Reason connect.Reason
-	// Intention names the rule that decided, "web → api", or "default policy".
-	Intention string
-	// Precedence is Consul's precedence of that rule, 0 for the default policy.
-	Precedence int
-	// Why is the verdict in words, for logs and explain.
-	Why string
+	rule   *connect.Intention // nil when no rule decided
+	why    string             // in words, with %q for the rule
 }
+
+// Intention names the rule that decided, "web → api", "default policy" when no
+// rule covers the caller, or "trust domain" for a caller of another mesh.
+func (d Decision) Intention() string {
+	switch {
+	case d.rule != nil:
+		return d.rule.String()
+	case d.why == foreign:
+		return "trust domain"
+	}
+	return "default policy"
+}
+
+// Precedence is Consul's precedence of the rule, 0 when no rule decided.
+func (d Decision) Precedence() int {
+	if d.rule == nil {
+		return 0
+	}
+	return d.rule.Precedence
+}
+
+// Why is the verdict in words, for logs and explain.
+func (d Decision) Why() string {
+	if d.rule == nil {
+		return d.why
+	}
+	return fmt.Sprintf(d.why, d.rule) + fmt.Sprintf(" (precedence %d)", d.rule.Precedence)
+}
+
+const foreign = "denied: the caller is not of our trust domain"
 
 // A Policy answers who may open a connection to one service. It is immutable
 // and safe for concurrent use; the nil Policy denies everyone.
@@ -39,7 +65,8 @@ type Policy struct {
 type source struct{ partition, namespace, name string }
 
 // Compile builds the policy of a service that takes TCP connections.
-// intentions must be in the order of [connect.SortIntentions]; the first whose
+// intentions, which it keeps, must be in the order of
+// [connect.SortIntentions]; the first whose
 // source covers the caller decides, then the default (Consul, service
 // intentions: precedence). A rule with L7 permissions, or one that asks for a
 // token, cannot be satisfied by a TCP connection and denies. Rules for sources
@@ -52,7 +79,8 @@ func Compile(intentions []connect.Intention, fallback connect.Action, trustDomai
 		decisions:   make([]Decision, len(intentions)),
 		fallback:    defaultDecision(fallback),
 	}
-	for i, rule := range intentions {
+	for i := range intentions {
+		rule := &intentions[i]
 		p.sources[i], p.decisions[i] = rule.Source, decide(rule)
 		p.index(i, rule.Source)
 	}
@@ -76,7 +104,7 @@ func (p *Policy) index(i int, s connect.Source) {
 // nothing.
 func (p *Policy) Authorize(caller connect.Identity) Decision {
 	if p == nil || caller.TrustDomain != p.trustDomain {
-		return Decision{Reason: connect.IntentionDenied, Intention: "trust domain", Why: "denied: the caller is not of our trust domain"}
+		return Decision{Reason: connect.IntentionDenied, why: foreign}
 	}
 	best, found := p.exact[source{caller.Partition, caller.Namespace, caller.Service}]
 	for _, i := range p.wild {
@@ -94,26 +122,21 @@ func (p *Policy) Authorize(caller connect.Identity) Decision {
 	return p.decisions[best]
 }
 
-func decide(rule connect.Intention) Decision {
-	d := Decision{Reason: connect.IntentionDenied, Intention: rule.String(), Precedence: rule.Precedence}
+func decide(rule *connect.Intention) Decision {
 	switch {
 	case len(rule.Permissions) > 0:
-		d.Why = fmt.Sprintf("denied by intention %q: its L7 permissions cannot be met by a TCP connection", rule)
+		return Decision{rule: rule, Reason: connect.IntentionDenied, why: "denied by intention %q: its L7 permissions cannot be met by a TCP connection"}
 	case rule.JWT != nil:
-		d.Reason = connect.JWTInvalid
-		d.Why = fmt.Sprintf("denied by intention %q: it asks for a JWT, which a TCP connection cannot carry", rule)
+		return Decision{rule: rule, Reason: connect.JWTInvalid, why: "denied by intention %q: it asks for a JWT, which a TCP connection cannot carry"}
 	case rule.Action == connect.Allow:
-		d.Allowed, d.Reason = true, ""
-		d.Why = fmt.Sprintf("allowed by intention %q (precedence %d)", rule, rule.Precedence)
-	default:
-		d.Why = fmt.Sprintf("denied by intention %q (precedence %d)", rule, rule.Precedence)
+		return Decision{rule: rule, Allowed: true, why: "allowed by intention %q"}
 	}
-	return d
+	return Decision{rule: rule, Reason: connect.IntentionDenied, why: "denied by intention %q"}
 }
 
 func defaultDecision(action connect.Action) Decision {
 	if action == connect.Allow {
-		return Decision{Allowed: true, Intention: "default policy", Why: "allowed by the default policy: no intention covers the caller"}
+		return Decision{Allowed: true, why: "allowed by the default policy: no intention covers the caller"}
 	}
-	return Decision{Reason: connect.IntentionDenied, Intention: "default policy", Why: "denied by the default policy: no intention covers the caller"}
+	return Decision{Reason: connect.IntentionDenied, why: "denied by the default policy: no intention covers the caller"}
 }

@@ -5,6 +5,7 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -69,8 +70,12 @@ func TestFirstMatchingSourceByPrecedenceDecides(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			p := Compile(connect.SortIntentions(tc.rules), tc.fallback, td)
 			got := p.Authorize(tc.caller)
-			if got.Allowed != tc.allowed || got.Intention != tc.by || got.Reason != tc.reason || got.Why == "" {
-				t.Errorf("got %+v, want allowed=%v by %q, reason %q", got, tc.allowed, tc.by, tc.reason)
+			if got.Allowed != tc.allowed || got.Intention() != tc.by || got.Reason != tc.reason {
+				t.Errorf("got %+v by %q, want allowed=%v by %q, reason %q", got, got.Intention(), tc.allowed, tc.by, tc.reason)
+			}
+			verdict := map[bool]string{true: "allowed", false: "denied"}[tc.allowed]
+			if why := got.Why(); !strings.HasPrefix(why, verdict) || strings.Contains(why, "%!") || (got.Precedence() > 0 && !strings.Contains(why, tc.by)) {
+				t.Errorf("why: %s", why)
 			}
 		})
 	}
@@ -105,7 +110,7 @@ func TestLookupAgreesWithWalk(t *testing.T) {
 					break
 				}
 			}
-			if got := p.Authorize(caller(name)).Intention; got != want {
+			if got := p.Authorize(caller(name)).Intention(); got != want {
 				t.Fatalf("rules %v, caller %s: decided by %q, want %q", some, name, got, want)
 			}
 		}
@@ -131,8 +136,8 @@ func BenchmarkAuthorize1000(b *testing.B) {
 			id := caller(name)
 			b.ReportAllocs()
 			for b.Loop() {
-				if p.Authorize(id).Intention == "" {
-					b.Fatal("no decision")
+				if d := p.Authorize(id); d.Allowed && d.Reason != "" {
+					b.Fatal("contradiction")
 				}
 			}
 		})

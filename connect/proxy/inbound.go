@@ -25,7 +25,7 @@ func (p *Proxy) serveInbound(c *conn) {
 	c.peer.Store(&id)
 	rt := p.runtime.Load() // after the peer is known: see recheck
 	if d := rt.policy.Authorize(id); !d.Allowed {
-		p.refuse(c, d.Reason, "denied a connection", "source", id.Service, "intention", d.Intention, "why", d.Why, "snapshot", rt.version)
+		p.refuse(c, d.Reason, "denied a connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
 		return
 	}
 	application, err := p.dialApp(c, rt)
