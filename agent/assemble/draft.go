@@ -1,0 +1,186 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package assemble
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+// draft is what has been heard so far; nil means not heard yet.
+type draft struct {
+	service    *connect.Service
+	upstreams  []connect.Upstream
+	bundle     *connect.TrustBundle
+	leaf       *connect.Leaf
+	mesh       *connect.Mesh
+	intentions *intentions
+	chains     map[connect.UpstreamID]*connect.Chain
+	endpoints  map[connect.TargetID][]connect.Endpoint
+	since      map[connect.UpstreamID]time.Time // when an upstream was first seen
+	late       map[connect.UpstreamID]bool      // upstreams that ran out of patience
+	dirty      bool                             // something has changed since the last snapshot
+	rewant     bool                             // what must be watched has changed
+}
+
+type intentions struct {
+	rules    []connect.Intention
+	fallback connect.Action
+}
+
+func newDraft() draft {
+	return draft{
+		chains:    make(map[connect.UpstreamID]*connect.Chain),
+		endpoints: make(map[connect.TargetID][]connect.Endpoint),
+		since:     make(map[connect.UpstreamID]time.Time),
+		late:      make(map[connect.UpstreamID]bool),
+	}
+}
+
+func (d *draft) register(s connect.Service, upstreams []connect.Upstream, now time.Time) {
+	d.service, d.upstreams, d.rewant = &s, upstreams, true
+	wanted := make(map[connect.UpstreamID]bool, len(upstreams))
+	for _, u := range upstreams {
+		wanted[u.ID] = true
+		if _, seen := d.since[u.ID]; !seen {
+			d.since[u.ID] = now
+		}
+	}
+	gone := func(id connect.UpstreamID) bool { return !wanted[id] }
+	maps.DeleteFunc(d.chains, func(id connect.UpstreamID, _ *connect.Chain) bool { return gone(id) })
+	maps.DeleteFunc(d.since, func(id connect.UpstreamID, _ time.Time) bool { return gone(id) })
+	maps.DeleteFunc(d.late, func(id connect.UpstreamID, _ bool) bool { return gone(id) })
+	d.dropEndpoints()
+}
+
+func (d *draft) setChain(id connect.UpstreamID, c *connect.Chain) {
+	if _, registered := d.since[id]; !registered {
+		return
+	}
+	d.chains[id], d.rewant = c, true
+	d.dropEndpoints()
+}
+
+func (d *draft) setEndpoints(id connect.TargetID, endpoints []connect.Endpoint) {
+	for _, c := range d.chains {
+		if _, named := c.Targets[id]; named {
+			d.endpoints[id] = endpoints
+			return
+		}
+	}
+}
+
+// dropEndpoints forgets targets that no chain names any more.
+func (d *draft) dropEndpoints() {
+	named := make(map[connect.TargetID]bool)
+	for _, c := range d.chains {
+		for id := range c.Targets {
+			named[id] = true
+		}
+	}
+	maps.DeleteFunc(d.endpoints, func(id connect.TargetID, _ []connect.Endpoint) bool { return !named[id] })
+}
+
+// wants reports what must be watched and whether that has changed since the
+// last call.
+func (d *draft) wants() (upstreams []connect.Upstream, targets []connect.Target, changed bool) {
+	if !d.rewant {
+		return nil, nil, false
+	}
+	d.rewant = false
+	seen := make(map[connect.TargetID]bool)
+	for _, u := range d.upstreams {
+		c := d.chains[u.ID]
+		if c == nil {
+			continue
+		}
+		for _, id := range slices.Sorted(maps.Keys(c.Targets)) {
+			if !seen[id] {
+				seen[id] = true
+				targets = append(targets, c.Targets[id])
+			}
+		}
+	}
+	return d.upstreams, targets, true
+}
+
+// age marks upstreams that have been incomplete for longer than patience, and
+// returns when the next one will be, 0 for none.
+func (d *draft) age(now time.Time, patience time.Duration) (next time.Duration) {
+	for _, u := range d.upstreams {
+		if d.complete(u) || d.late[u.ID] {
+			continue
+		}
+		left := d.since[u.ID].Add(patience).Sub(now)
+		if left <= 0 {
+			d.late[u.ID], d.dirty = true, true
+			continue
+		}
+		if next == 0 || left < next {
+			next = left
+		}
+	}
+	return next
+}
+
+// complete reports whether all that an upstream needs has been heard.
+func (d *draft) complete(u connect.Upstream) bool {
+	if u.Problem != "" {
+		return true
+	}
+	c := d.chains[u.ID]
+	if c == nil {
+		return false
+	}
+	for id := range c.Targets {
+		if _, heard := d.endpoints[id]; !heard {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *draft) missing() []string {
+	var out []string
+	for _, part := range []struct {
+		absent bool
+		words  string
+	}{
+		{d.service == nil, "the sidecar's registration in Consul"},
+		{d.bundle == nil, "Consul's CA roots"},
+		{d.leaf == nil, "a leaf certificate"},
+		{d.mesh == nil, "the mesh config entry"},
+		{d.intentions == nil, "intentions and the default policy"},
+	} {
+		if part.absent {
+			out = append(out, part.words)
+		}
+	}
+	return out
+}
+
+// snapshot copies maps, not values: those are immutable.
+func (d *draft) snapshot(version uint64) *connect.Snapshot {
+	s := &connect.Snapshot{
+		Version: version, Service: *d.service, Leaf: d.leaf, Bundle: d.bundle, Mesh: *d.mesh,
+		Intentions: d.intentions.rules, DefaultAction: d.intentions.fallback,
+		Chains:    make(map[connect.UpstreamID]*connect.Chain, len(d.chains)),
+		Endpoints: maps.Clone(d.endpoints),
+	}
+	for _, u := range d.upstreams {
+		if !d.complete(u) && !d.late[u.ID] {
+			continue
+		}
+		s.Upstreams = append(s.Upstreams, u)
+		// An upstream is ready or it is not: a chain without all its endpoints
+		// would send traffic to the wrong target.
+		if d.complete(u) && d.chains[u.ID] != nil {
+			s.Chains[u.ID] = d.chains[u.ID]
+		}
+	}
+	return s
+}
