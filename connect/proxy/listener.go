@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,24 +33,41 @@ func (l *listener) close() {
 	})
 }
 
-// open binds what rt wants and is not bound yet. On error it closes again what
-// it opened.
-func (p *Proxy) open(ctx context.Context, rt *runtime) (map[bind]*listener, error) {
+// A BindError says which listeners of a snapshot could not be bound.
+type BindError struct{ errs []error }
+
+func (e *BindError) Error() string { return errors.Join(e.errs...).Error() }
+
+// Unwrap returns one error for each listener.
+func (e *BindError) Unwrap() []error { return e.errs }
+
+func (p *Proxy) bindErrors(version uint64) error {
+	if len(p.unbound) == 0 {
+		return nil
+	}
+	var all BindError
+	for _, id := range slices.Sorted(maps.Keys(p.unbound)) {
+		all.errs = append(all.errs, fmt.Errorf("snapshot %d: %w", version, p.unbound[id]))
+	}
+	return &all
+}
+
+// open binds what rt wants and is not bound yet, as far as it can.
+func (p *Proxy) open(ctx context.Context, rt *runtime) map[bind]*listener {
 	opened := make(map[bind]*listener)
+	p.unbound = make(map[connect.UpstreamID]error)
 	for at, opts := range rt.binds {
 		if current := p.listeners[at]; current != nil && current.upstream == opts.upstream {
 			continue
 		}
 		socket, err := p.bind(ctx, at, opts)
 		if err != nil {
-			for _, l := range opened {
-				l.close()
-			}
-			return nil, fmt.Errorf("listen for %s on %s: %w; free the port or configure another", listenerName(opts.upstream), at.address, err)
+			p.unbound[opts.upstream] = fmt.Errorf("listen for %s on %s: %w; free the address or configure another", listenerName(opts.upstream), at.address, err)
+			continue
 		}
 		opened[at] = &listener{socket: socket, upstream: opts.upstream, closed: make(chan struct{})}
 	}
-	return opened, nil
+	return opened
 }
 
 func (p *Proxy) bind(ctx context.Context, at bind, opts bindOptions) (net.Listener, error) {
@@ -99,9 +118,12 @@ func (p *Proxy) serve(ctx context.Context, opened map[bind]*listener) {
 	}
 }
 
-func (p *Proxy) closeExcept(keep map[bind]bindOptions) {
+// closeUnwanted closes what the runtime does not bind, except the old listener
+// of one whose new address could not be bound: better the old than none.
+func (p *Proxy) closeUnwanted(wanted map[bind]bindOptions) {
 	for at, l := range p.listeners {
-		if _, kept := keep[at]; !kept {
+		opts, kept := wanted[at]
+		if (!kept || opts.upstream != l.upstream) && p.unbound[l.upstream] == nil {
 			l.close()
 			delete(p.listeners, at)
 		}

@@ -57,6 +57,7 @@ type Proxy struct {
 
 	// Owned by Run.
 	listeners map[bind]*listener
+	unbound   map[connect.UpstreamID]error // listeners of the runtime that could not be bound
 }
 
 // command is something that only Run's goroutine may do.
@@ -122,24 +123,26 @@ func (p *Proxy) do(ctx context.Context, f func(context.Context) error) error {
 
 // Apply makes s what the proxy runs. Listeners that s no longer has stop
 // accepting; their connections go on. Connections that s no longer allows are
-// closed before Apply returns. On error the previous snapshot keeps serving,
-// untouched. ctx bounds only the wait for a proxy that does not run.
+// closed before Apply returns.
+//
+// A snapshot without leaf or trust bundle is an error, and the previous one
+// keeps serving, untouched. A listener that cannot be bound is an error too, of
+// type *[BindError], but must not hold back a withdrawn intention: the rest of
+// s is in force then, and applying s again tries the listener again. ctx bounds
+// only the wait for a proxy that does not run.
 func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 	return p.do(ctx, func(ctx context.Context) error {
 		next, err := compile(s, p.registry, p.limits)
 		if err != nil {
 			return fmt.Errorf("compile snapshot %d: %w", s.Version, err)
 		}
-		opened, err := p.open(ctx, next)
-		if err != nil {
-			return fmt.Errorf("apply snapshot %d: %w", s.Version, err)
-		}
+		opened := p.open(ctx, next)
 		p.runtime.Store(next)
 		p.serve(ctx, opened)
-		p.closeExcept(next.binds)
+		p.closeUnwanted(next.binds)
 		p.registry.Retain(next.keys)
 		p.recheck(next)
-		return nil
+		return p.bindErrors(s.Version)
 	})
 }
 

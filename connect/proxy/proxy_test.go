@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -273,22 +274,85 @@ func TestUpstreamsComeAndGoWithoutTouchingOthers(t *testing.T) {
 	}
 }
 
-func TestFailedApplyKeepsWhatRan(t *testing.T) {
+// A withdrawn intention must not wait for a port that somebody else holds.
+func TestPortInUseHoldsNothingElseBack(t *testing.T) {
 	r := newPair(t, DefaultLimits())
-	taken := application(t, "tcp", "127.0.0.1:0", echo).(*net.TCPAddr)
-	before := r.web.Status(t.Context())
-	err := r.web.Apply(t.Context(), next(r.webSnap, func(s *connect.Snapshot) {
-		s.Upstreams = append([]connect.Upstream{{ID: "db", BindAddress: "127.0.0.1", BindPort: taken.Port}}, s.Upstreams...)
-	}))
-	if err == nil || !strings.Contains(err.Error(), `listen for upstream "db"`) || !strings.Contains(err.Error(), "address already in use") {
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = socket.Close() }()
+	open, err := r.as(t, r.ca.Leaf("shop", nil))
+	if err != nil || roundTrip(open, "before") != nil {
+		t.Fatal("no connection", err)
+	}
+	snap := next(r.apiSnap, func(s *connect.Snapshot) {
+		s.DefaultAction = connect.Deny
+		s.Upstreams = []connect.Upstream{{ID: "db", BindAddress: "127.0.0.1", BindPort: socket.Addr().(*net.TCPAddr).Port, MaxConnections: -1}}
+	})
+	err = r.api.Apply(t.Context(), snap)
+	var bind *BindError
+	if !errors.As(err, &bind) || !strings.Contains(err.Error(), `listen for upstream "db"`) || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("error %v", err)
 	}
-	after := r.web.Status(t.Context())
-	if after.Snapshot != before.Snapshot || len(after.Upstreams) != 1 || after.Upstreams[0].Address != before.Upstreams[0].Address {
-		t.Errorf("the failed snapshot left traces: %+v", after)
+	closed(t, open)
+	if u := r.api.Status(t.Context()).Upstreams[0]; u.Address != "" || !strings.Contains(u.Problem, "already in use") {
+		t.Errorf("status %+v", u)
+	}
+	_ = socket.Close()
+	apply(t, r.api, snap)
+	if u := r.api.Status(t.Context()).Upstreams[0]; u.Address == "" {
+		t.Errorf("the freed port is not bound at the next try: %+v", u)
+	}
+}
+
+func TestListenerMovesOnlyWhenItsNewAddressIsFree(t *testing.T) {
+	r := newPair(t, DefaultLimits())
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	moveTo := func(port int) error {
+		return r.api.Apply(t.Context(), next(r.apiSnap, func(s *connect.Snapshot) { s.Service.BindPort = port }))
+	}
+	old := r.api.Inbound(t.Context())
+	if err := moveTo(taken.Addr().(*net.TCPAddr).Port); err == nil {
+		t.Fatal("bound a taken port")
+	}
+	if err := roundTrip(r.call(t), "hello"); err != nil {
+		t.Errorf("the old listener is gone: %v", err)
+	}
+	if err := moveTo(freePort(t)); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := net.Dial("tcp", old.String()); err == nil {
+		_ = c.Close()
+		t.Error("the old listener is still there")
+	}
+}
+
+func TestSnapshotWithoutLeafKeepsWhatRan(t *testing.T) {
+	r := newPair(t, DefaultLimits())
+	if err := r.api.Apply(t.Context(), next(r.apiSnap, func(s *connect.Snapshot) { s.Leaf = nil })); err == nil {
+		t.Error("applied")
 	}
 	if err := roundTrip(r.call(t), "hello"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestUpstreamOnATakenAddressOfOurOwnSaysSo(t *testing.T) {
+	r := newPair(t, DefaultLimits())
+	port := freePort(t)
+	apply(t, r.web, next(r.webSnap, func(s *connect.Snapshot) {
+		one := connect.Upstream{ID: "a", BindAddress: "127.0.0.1", BindPort: port, MaxConnections: -1}
+		two := one
+		two.ID = "b"
+		s.Upstreams = []connect.Upstream{one, two}
+	}))
+	if u := r.web.Status(t.Context()).Upstreams[1]; !strings.Contains(u.Problem, `bound by upstream "a"`) {
+		t.Errorf("problem %q", u.Problem)
 	}
 }
 

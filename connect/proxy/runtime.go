@@ -84,28 +84,20 @@ func compile(s *connect.Snapshot, registry *balance.Registry, limits Limits) (*r
 		binds:     make(map[bind]bindOptions, len(s.Upstreams)+1),
 		keys:      make(map[balance.Key]bool, len(s.Upstreams)),
 	}
-	if err := rt.bind(tcpBind("", s.Service.BindAddress, s.Service.BindPort), bindOptions{}); err != nil {
-		return nil, err
-	}
+	rt.binds[tcpBind("", s.Service.BindAddress, s.Service.BindPort)] = bindOptions{}
 	for _, u := range s.Upstreams {
 		at := tcpBind(u.ID, u.BindAddress, u.BindPort)
 		if u.BindSocketPath != "" {
 			at = bind{network: "unix", address: u.BindSocketPath}
 		}
-		if err := rt.bind(at, bindOptions{upstream: u.ID, mode: u.BindSocketMode}); err != nil {
-			return nil, err
+		if other, taken := rt.binds[at]; taken && u.Problem == "" {
+			u.Problem = fmt.Sprintf("%s is bound by %s already", at.address, listenerName(other.upstream))
+		} else if !taken {
+			rt.binds[at] = bindOptions{upstream: u.ID, mode: u.BindSocketMode}
 		}
 		rt.upstreams[u.ID] = rt.compileUpstream(u, registry, limits)
 	}
 	return rt, nil
-}
-
-func (rt *runtime) bind(at bind, opts bindOptions) error {
-	if other, taken := rt.binds[at]; taken {
-		return fmt.Errorf("%s is bound twice: by %s and by %s", at.address, listenerName(other.upstream), listenerName(opts.upstream))
-	}
-	rt.binds[at] = opts
-	return nil
 }
 
 func (rt *runtime) compileUpstream(u connect.Upstream, registry *balance.Registry, limits Limits) *upstream {

@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type TrafficStatus struct {
 // InboundStatus is that of the inbound listener; Address is "" without one.
 type InboundStatus struct {
 	Address string
+	Problem string // why there is no listener, "" when there is one
 	Limit   int
 	TrafficStatus
 }
@@ -100,12 +102,12 @@ func (p *Proxy) status(now time.Time) Status {
 	for _, l := range p.listeners {
 		addresses[l.upstream] = l.socket.Addr().String()
 	}
-	s.Inbound.Address = addresses[""]
+	s.Inbound.Address, s.Inbound.Problem = addresses[""], text(p.unbound[""])
 	for _, configured := range rt.snapshot.Upstreams {
 		u := rt.upstreams[configured.ID]
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{
 			ID: u.id, Address: addresses[u.id], Active: p.conns.active(u.id), Limit: u.maxConns,
-			Problem: u.problem, Targets: rt.targets(u, now),
+			Problem: cmp.Or(text(p.unbound[u.id]), u.problem), Targets: rt.targets(u, now),
 		})
 	}
 	return s
@@ -134,6 +136,13 @@ func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
 		out = append(out, t)
 	}
 	return out
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // values reads counters, leaving out those that never counted.
