@@ -209,3 +209,12 @@ func (p *Proxy) Drain(ctx context.Context) (cut int) {
 func (p *Proxy) relayOptions() relay.Options {
 	return relay.Options{Idle: p.limits.Idle, HalfClosed: p.limits.HalfClosed}
 }
+
+// Snapshot is the snapshot in force, nil before the first.
+func (p *Proxy) Snapshot() *connect.Snapshot {
+	rt := p.runtime.Load()
+	if rt == nil {
+		return nil
+	}
+	return rt.snapshot
+}
