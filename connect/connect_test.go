@@ -39,7 +39,7 @@ func plainData(typ reflect.Type, path []string) error {
 		}
 		return fmt.Errorf("%s is an interface", strings.Join(path, " → "))
 	}
-	if typ.PkgPath() != "" && !strings.HasSuffix(typ.PkgPath(), "/connect") {
+	if typ.PkgPath() != "" && !strings.Contains(typ.PkgPath(), "outrider/connect") {
 		if strings.HasPrefix(typ.PkgPath(), "sync") || strings.HasPrefix(typ.PkgPath(), "context") {
 			return fmt.Errorf("%s", strings.Join(path, " → "))
 		}
