@@ -202,6 +202,21 @@ func TestPanicEndsOneConnectionOnly(t *testing.T) {
 	}
 }
 
+func TestHealthProbesAreNotCountedAsFailures(t *testing.T) {
+	r := newPair(t, DefaultLimits())
+	for range 3 {
+		c, err := net.Dial("tcp", r.api.Inbound(t.Context()).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	until(t, "the probes are counted", func() bool { return r.api.Status(t.Context()).Probes == 3 })
+	if s := r.api.Status(t.Context()); len(s.Refused) != 0 {
+		t.Errorf("refused %v", s.Refused)
+	}
+}
+
 func TestHalfOpenHandshakesDoNotBlockOthers(t *testing.T) {
 	r := newPair(t, DefaultLimits())
 	for range 200 {

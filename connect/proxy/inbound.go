@@ -25,12 +25,12 @@ func (p *Proxy) serveInbound(c *conn) {
 	c.peer.Store(&id)
 	rt := p.runtime.Load() // after the peer is known: see recheck
 	if d := rt.policy.Authorize(id); !d.Allowed {
-		p.refuse(c, d.Reason, "denied a connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+		p.refuse(d.Reason, "denied a connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
 		return
 	}
 	application, err := p.dialApp(c, rt)
 	if err != nil {
-		p.refuse(c, connect.AppUnreachable, "cannot reach the application", "source", id.Service, "address", rt.app.address, "error", err)
+		p.refuse(connect.AppUnreachable, "cannot reach the application", "source", id.Service, "address", rt.app.address, "error", err)
 		return
 	}
 	p.finish(c, relay.Copy(peer, application, p.relayOptions()), "source", id.Service)
@@ -40,7 +40,7 @@ func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 	socket := c.accepted()
 	peer, err := relay.TLSServer(socket, p.runtime.Load().inbound)
 	if err != nil {
-		p.refuse(c, connect.RequestInvalid, "refused a peer", "error", err)
+		p.refuse(connect.RequestInvalid, "refused a peer", "error", err)
 		return nil, connect.Identity{}, false
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, p.limits.Handshake)
@@ -52,12 +52,18 @@ func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 			return peer, id, true
 		}
 	}
+	if !peer.Heard() && !timedOut(err) {
+		// A connect without a word is how health checks see whether we listen.
+		p.counts.probes.Add(1)
+		p.log.Trace("probed", "peer", socket.RemoteAddr())
+		return nil, connect.Identity{}, false
+	}
 	reason := connect.TLSFailed
 	var untrusted *connect.PeerError
 	if errors.As(err, &untrusted) {
 		reason = untrusted.Reason
 	}
-	p.refuse(c, reason, "refused a peer", "peer", socket.RemoteAddr(), "error", err)
+	p.refuse(reason, "refused a peer", "peer", socket.RemoteAddr(), "error", err)
 	return nil, connect.Identity{}, false
 }
 

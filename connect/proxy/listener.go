@@ -194,7 +194,7 @@ func (p *Proxy) admit(ctx context.Context, l *listener, socket net.Conn) {
 		}
 	}
 	if !p.conns.add(c, limit) {
-		p.refuse(c, connect.LimitExceeded, "refused a connection", "listener", listenerName(l.upstream), "limit", limit)
+		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(l.upstream), "limit", limit)
 		c.cut()
 		return
 	}

@@ -24,21 +24,21 @@ func (p *Proxy) serveOutbound(c *conn) {
 	rt := p.runtime.Load()
 	u := rt.upstreams[c.upstream]
 	if u == nil {
-		p.refuse(c, connect.NoRoute, "refused a connection", "upstream", c.upstream, "why", "the upstream was removed")
+		p.refuse(connect.NoRoute, "refused a connection", "upstream", c.upstream, "why", "the upstream was removed")
 		return
 	}
 	if u.problem != "" {
-		p.refuse(c, u.reason, "refused a connection", "upstream", u.id, "why", u.problem, "snapshot", rt.version)
+		p.refuse(u.reason, "refused a connection", "upstream", u.id, "why", u.problem, "snapshot", rt.version)
 		return
 	}
 	local, err := relay.NewPlain(c.accepted())
 	if err != nil {
-		p.refuse(c, connect.RequestInvalid, "refused a connection", "upstream", u.id, "error", err)
+		p.refuse(connect.RequestInvalid, "refused a connection", "upstream", u.id, "error", err)
 		return
 	}
 	remote, entry, failed := p.connect(c, u)
 	if failed != nil {
-		p.refuse(c, failed.reason, "cannot reach the upstream", "upstream", u.id, "error", failed, "snapshot", rt.version)
+		p.refuse(failed.reason, "cannot reach the upstream", "upstream", u.id, "error", failed, "snapshot", rt.version)
 		return
 	}
 	entry.State.Begin()

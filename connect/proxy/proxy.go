@@ -156,7 +156,7 @@ func (p *Proxy) recheck(rt *runtime) {
 			continue
 		}
 		if d := rt.policy.Authorize(*id); !d.Allowed {
-			p.refuse(c, d.Reason, "cut an open connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+			p.refuse(d.Reason, "cut an open connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
 			c.cut()
 		}
 	}

@@ -4,6 +4,9 @@
 package proxy
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +23,7 @@ type counters struct {
 	reasons           map[connect.Reason]*atomic.Int64 // never written to after init
 	attempts          map[connect.Reason]*atomic.Int64
 	ejections         atomic.Int64
+	probes            atomic.Int64
 	panics            atomic.Int64
 }
 
@@ -55,8 +59,33 @@ func (c *counters) relayed(id connect.UpstreamID, r relay.Result) {
 // quiet bounds what refusals may write to the log: per reason the first few,
 // then one line a second with the number left out.
 type quiet struct {
-	mu    sync.Mutex
-	lines map[connect.Reason]*line
+	mu     sync.Mutex
+	lines  map[connect.Reason]*line
+	recent []Refusal // the last few that were logged, oldest first
+}
+
+// A Refusal is one connection that was not served, in words.
+type Refusal struct {
+	Time   time.Time
+	Reason connect.Reason
+	Text   string
+}
+
+const maxRecent = 16
+
+func (q *quiet) keep(r Refusal) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.recent) == maxRecent {
+		q.recent = slices.Delete(q.recent, 0, 1)
+	}
+	q.recent = append(q.recent, r)
+}
+
+func (q *quiet) last() []Refusal {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.recent)
 }
 
 type line struct {
@@ -78,8 +107,18 @@ func (q *quiet) of(r connect.Reason) *line {
 	return l
 }
 
+// sentence joins what happened with its key-value pairs.
+func sentence(what string, about []any) string {
+	var b strings.Builder
+	b.WriteString(what)
+	for i := 0; i+1 < len(about); i += 2 {
+		fmt.Fprintf(&b, ", %v %v", about[i], about[i+1])
+	}
+	return b.String()
+}
+
 // refuse counts why a connection is not served and says so in the log.
-func (p *Proxy) refuse(c *conn, reason connect.Reason, what string, about ...any) {
+func (p *Proxy) refuse(reason connect.Reason, what string, about ...any) {
 	p.counts.refused(reason)
 	l := p.quiet.of(reason)
 	l.skipped.Add(1)
@@ -88,5 +127,6 @@ func (p *Proxy) refuse(c *conn, reason connect.Reason, what string, about ...any
 			about = append(about, "and_more", n-1)
 		}
 		p.log.Warn(what, append([]any{"reason", reason}, about...)...)
+		p.quiet.keep(Refusal{Time: time.Now(), Reason: reason, Text: sentence(what, about)})
 	})
 }

@@ -22,8 +22,10 @@ type Status struct {
 	// Refused counts connections that were not served, by reason; Attempts
 	// counts failed tries at single endpoints.
 	Refused   map[connect.Reason]int64
+	Recent    []Refusal // the last few refusals that were logged, oldest first
 	Attempts  map[connect.Reason]int64
 	Ejections int64
+	Probes    int64 // inbound connections that ended before a word was said
 	Panics    int64
 }
 
@@ -88,8 +90,8 @@ func (p *Proxy) Status(ctx context.Context) Status {
 
 func (p *Proxy) status(now time.Time) Status {
 	s := Status{
-		Refused: values(p.counts.reasons), Attempts: values(p.counts.attempts),
-		Ejections: p.counts.ejections.Load(), Panics: p.counts.panics.Load(),
+		Refused: values(p.counts.reasons), Recent: p.quiet.last(), Attempts: values(p.counts.attempts),
+		Ejections: p.counts.ejections.Load(), Probes: p.counts.probes.Load(), Panics: p.counts.panics.Load(),
 	}
 	in := &p.counts.inbound
 	s.Inbound.TrafficStatus = TrafficStatus{p.conns.active(""), in.connections.Load(), in.sent.Load(), in.received.Load()}

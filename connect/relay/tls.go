@@ -47,6 +47,10 @@ func TLSClient(conn net.Conn, cfg *tls.Config) (*TLS, error) {
 // Handshake runs the handshake; ctx bounds it.
 func (t *TLS) Handshake(ctx context.Context) error { return t.HandshakeContext(ctx) }
 
+// Heard reports whether the peer has sent anything at all. Handshake must have
+// returned.
+func (t *TLS) Heard() bool { return t.wire.heard }
+
 // receive returns as many records as the last read from the descriptor brought,
 // so that a fast sender's records leave in one write.
 func (t *TLS) receive() (*buffer, int, error) {
@@ -102,6 +106,7 @@ type wire struct {
 	header  [recordHeader]byte
 	nheader int
 	body    int // bytes left of the current record's body
+	heard   bool
 
 	sending sync.Mutex // TLS answers key updates from its reading side
 	corked  *outBuffer // nil when not
@@ -129,7 +134,7 @@ func (w *wire) await() error {
 		}
 		return err
 	}
-	w.held, w.unread = b, b[:n]
+	w.held, w.unread, w.heard = b, b[:n], true
 	return nil
 }
 
