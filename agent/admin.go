@@ -1,0 +1,148 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// listenAdmin binds the admin address: unix:///path, with mode 0660 and, where
+// it exists, the group outrider; or host:port on the loopback. It returns nil
+// for "": no admin API.
+func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	var listen net.ListenConfig
+	path, isUnix := strings.CutPrefix(address, "unix://")
+	if !isUnix {
+		l, err := listen.Listen(ctx, "tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("listen for the admin API on %s: %w; set admin.address to a free one", address, err)
+		}
+		return l, nil
+	}
+	if err := clearSocket(ctx, path); err != nil {
+		return nil, fmt.Errorf("listen for the admin API on %s: %w", path, err)
+	}
+	l, err := listen.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the admin API on %s: %w; create its directory for this user or set admin.address", path, err)
+	}
+	if err := shareSocket(path); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("open the admin socket %s to its group: %w", path, err)
+	}
+	return l, nil
+}
+
+// clearSocket removes a socket that a dead process left behind, and nothing
+// else.
+func clearSocket(ctx context.Context, path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("the path exists and is not a socket; remove it or set admin.address")
+	}
+	var d net.Dialer
+	if conn, err := d.DialContext(ctx, "unix", path); err == nil {
+		_ = conn.Close()
+		return errors.New("another outrider runs there; stop it or set admin.address")
+	}
+	return os.Remove(path)
+}
+
+func shareSocket(path string) error {
+	if group, err := user.LookupGroup("outrider"); err == nil && os.Geteuid() == 0 {
+		if gid, err := strconv.Atoi(group.Gid); err == nil {
+			if err := os.Chown(path, -1, gid); err != nil {
+				return err
+			}
+		}
+	}
+	return os.Chmod(path, 0o660)
+}
+
+func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
+	if l == nil {
+		return nil
+	}
+	server := &http.Server{
+		Handler:           a.adminHandler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); ctx.Err() == nil {
+		return fmt.Errorf("serve the admin API: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "live") })
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		ready, text := a.readiness()
+		if !ready {
+			answer(w, http.StatusServiceUnavailable, text)
+			return
+		}
+		answer(w, http.StatusOK, text)
+	})
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, a.Status(r.Context())) })
+	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.snapshots()) })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// snapshots is the snapshot in force of each sidecar, by proxy ID. Keys are not
+// part of it.
+func (a *Agent) snapshots() map[string]any {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]any)
+	for _, s := range a.sidecars {
+		if ses := s.now.Load(); ses != nil {
+			out[ses.owner] = dump(ses.proxy.Snapshot())
+		}
+	}
+	return out
+}
+
+func answer(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = fmt.Fprintln(w, text)
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		answer(w, http.StatusInternalServerError, fmt.Sprintf("encode the answer: %v", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, '\n'))
+}

@@ -1,0 +1,211 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package agent is the life cycle of an Outrider process: it connects sources,
+// assemblers and proxies, and starts and stops them in order. It decides
+// nothing about traffic and parses nothing that sources deliver.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/agent/vault"
+	"github.com/outrider-mesh/outrider/hcl"
+)
+
+// Options are what an agent runs on.
+type Options struct {
+	// Config is not modified. Its services are registered in Consul.
+	Config *hcl.Config
+	// Sidecars are registered by somebody else; the agent runs their proxies
+	// and leaves their registration alone, maintenance mode aside.
+	Sidecars []Sidecar
+	Logger   hclog.Logger
+	// Version is reported by the admin API.
+	Version string
+	// Notify is told of life-cycle states; nil for nobody. See [Systemd].
+	Notify func(State)
+}
+
+// A Sidecar names a registration that exists in Consul: by the ID of the proxy,
+// or by that of the service it stands for.
+type Sidecar struct {
+	ServiceID string
+	ProxyID   string // wins when set
+}
+
+// An Agent runs the sidecars of one host. Make it with [New], then [Agent.Run].
+type Agent struct {
+	opts      Options
+	log       hclog.Logger
+	consul    *consul.Client
+	watches   *consul.Watches
+	registrar *consul.Registrar
+	vault     *vault.Client // nil: leaves come from Consul
+	started   time.Time
+
+	reload chan reload
+
+	mu       sync.Mutex
+	config   *hcl.Config
+	sidecars map[string]*sidecar // by proxy ID
+	draining bool
+}
+
+// New prepares an agent: it reads TLS files and checks what can be checked
+// without talking to anybody.
+func New(opts Options) (*Agent, error) {
+	if opts.Notify == nil {
+		opts.Notify = func(State) {}
+	}
+	cfg := opts.Config
+	client, err := consul.NewClient(consulConfig(cfg.Consul), opts.Logger.Named("consul"))
+	if err != nil {
+		return nil, fmt.Errorf("configure Consul at %q: %w", cfg.Consul.Address, err)
+	}
+	a := &Agent{
+		opts: opts, log: opts.Logger, consul: client, config: cfg, started: time.Now(),
+		watches:  consul.NewWatches(client, opts.Logger.Named("watch")),
+		reload:   make(chan reload),
+		sidecars: make(map[string]*sidecar),
+	}
+	if cfg.Vault != nil {
+		if a.vault, err = vault.NewClient(vaultConfig(*cfg.Vault), opts.Logger.Named("vault")); err != nil {
+			return nil, fmt.Errorf("configure Vault at %q: %w", cfg.Vault.Address, err)
+		}
+	}
+	a.registrar = client.NewRegistrar(definitions(cfg.Services), opts.Logger.Named("register"))
+	return a, nil
+}
+
+// Run serves until it is asked to stop. When stop closes, it drains: it fails
+// readiness and Consul's health check, waits for that to be known, stops
+// accepting, lets connections end up to the configured deadline, deregisters
+// what it registered, and returns nil. When ctx ends, it returns as soon as
+// everything is closed.
+func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
+	admin, err := listenAdmin(ctx, a.config.Admin.Address)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	sidecars := &supervisor{agent: a, running: make(map[string]context.CancelFunc)}
+	group.Go(func() error { return a.watches.Run(ctx) })
+	registering, stopRegistering := context.WithCancel(ctx)
+	defer stopRegistering()
+	registered := make(chan error, 1)
+	group.Go(func() error {
+		err := a.registrar.Run(registering)
+		registered <- err
+		return err
+	})
+	group.Go(func() error { return a.serveAdmin(ctx, admin) })
+	group.Go(func() error { return a.announce(ctx) })
+	if a.vault != nil {
+		group.Go(func() error { return a.vault.Run(ctx) })
+	}
+	group.Go(func() error { return sidecars.run(ctx) })
+	group.Go(func() error {
+		defer cancel()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-stop:
+		}
+		a.drain(ctx)
+		// The registrar would bring back what is deregistered while it runs.
+		stopRegistering()
+		<-registered
+		a.deregister(ctx)
+		return nil
+	})
+	return group.Wait()
+}
+
+// drain is the order of a gentle end. Its steps are bounded, so that a Consul
+// that does not answer cannot keep the process from ending.
+func (a *Agent) drain(ctx context.Context) {
+	a.mu.Lock()
+	a.draining = true
+	all := slices.Collect(maps.Values(a.sidecars))
+	cfg := a.config.Drain
+	a.mu.Unlock()
+	a.opts.Notify(State{Stopping: true, Text: "draining"})
+	a.log.Info("draining", "propagation", cfg.Propagation, "timeout", cfg.Timeout)
+	if a.failHealth(ctx, all) {
+		pause(ctx, cfg.Propagation)
+	}
+	deadline, cancel := context.WithTimeout(ctx, cfg.Timeout)
+	defer cancel()
+	var drains errgroup.Group
+	for _, s := range all {
+		drains.Go(func() error {
+			s.drain(deadline)
+			return nil
+		})
+	}
+	_ = drains.Wait()
+}
+
+// courtesy bounds what the agent still tells Consul while it ends.
+const courtesy = 5 * time.Second
+
+// failHealth reports whether anybody may have learnt of it.
+func (a *Agent) failHealth(ctx context.Context, all []*sidecar) bool {
+	ctx, cancel := context.WithTimeout(ctx, courtesy)
+	defer cancel()
+	told := false
+	for _, s := range all {
+		id := s.id()
+		if id == "" {
+			continue
+		}
+		if err := a.consul.Maintenance(ctx, id, true, "outrider is draining"); err != nil {
+			a.log.Warn("could not put the sidecar into maintenance; callers learn of its end from failing connections", "proxy", id, "error", err)
+			continue
+		}
+		told = true
+	}
+	return told
+}
+
+func (a *Agent) deregister(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, courtesy)
+	defer cancel()
+	if err := a.registrar.Deregister(ctx); err != nil {
+		a.log.Warn("could not deregister; Consul keeps the services, in maintenance, until somebody removes them", "error", err)
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// guard runs f and turns a panic into an error, so that a fault in one sidecar
+// never stops another.
+func guard(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = errors.Join(err, fmt.Errorf("panic: %v", v))
+		}
+	}()
+	return f()
+}

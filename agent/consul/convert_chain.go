@@ -1,0 +1,260 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+type wireChain struct {
+	ServiceName string
+	Datacenter  string
+	Protocol    string
+	Default     bool
+	StartNode   string
+	Nodes       map[string]*wireNode
+	Targets     map[string]*wireTarget
+}
+
+type wireNode struct {
+	Type     string
+	Name     string
+	Routes   []struct{ NextNode string }
+	Splits   []struct{ NextNode string }
+	Resolver *struct {
+		ConnectTimeout any
+		Target         string
+		Failover       *struct{ Targets []string }
+	}
+	LoadBalancer *struct {
+		Policy             string
+		LeastRequestConfig *struct{ ChoiceCount int }
+	}
+}
+
+type wireTarget struct {
+	ID            string
+	Service       string
+	ServiceSubset string
+	Namespace     string
+	Partition     string
+	Datacenter    string
+	Peer          string
+	MeshGateway   struct{ Mode string }
+	Subset        struct {
+		Filter      string
+		OnlyPassing bool
+	}
+	ConnectTimeout any
+	External       bool
+	SNI            string
+}
+
+// Bounds of one chain. Real ones have a handful of nodes.
+const (
+	maxNodes   = 4096
+	maxTargets = 4096
+)
+
+// convertChain makes a chain of Consul's compiled one. Every name in it must
+// lead somewhere and no path may come back to where it was, so that whoever
+// follows the chain needs no checks. gateway, unless empty, takes the place of
+// the mesh gateway mode of targets in other datacenters, as the upstream's
+// setting does with Consul's own proxies.
+func convertChain(w *wireChain, service, gateway string) (*connect.Chain, error) {
+	switch {
+	case w == nil:
+		return nil, errors.New("the answer holds no discovery chain")
+	case !strings.EqualFold(w.ServiceName, service):
+		return nil, fmt.Errorf("the discovery chain is for %q", w.ServiceName)
+	case len(w.Nodes) > maxNodes || len(w.Targets) > maxTargets:
+		return nil, fmt.Errorf("the discovery chain has %d nodes and %d targets, at most %d and %d can be right", len(w.Nodes), len(w.Targets), maxNodes, maxTargets)
+	}
+	chain := &connect.Chain{
+		Service:    w.ServiceName,
+		Datacenter: w.Datacenter,
+		Protocol:   protocol(w.Protocol),
+		Default:    w.Default,
+		Start:      w.StartNode,
+		Nodes:      make(map[string]connect.Node, len(w.Nodes)),
+		Targets:    make(map[connect.TargetID]connect.Target, len(w.Targets)),
+	}
+	for id, t := range w.Targets {
+		target, err := convertTarget(id, t)
+		if err != nil {
+			return nil, fmt.Errorf("target %q: %w", id, err)
+		}
+		if gateway != "" && !target.External && target.Peer == "" && target.Datacenter != w.Datacenter {
+			target.MeshGateway = gateway
+		}
+		chain.Targets[target.ID] = target
+	}
+	for name, n := range w.Nodes {
+		node, err := convertNode(n, chain.Targets)
+		if err != nil {
+			return nil, fmt.Errorf("node %q: %w", name, err)
+		}
+		chain.Nodes[name] = node
+	}
+	if _, ok := chain.Nodes[chain.Start]; !ok {
+		return nil, fmt.Errorf("the start node %q does not exist", chain.Start)
+	}
+	return chain, checkPaths(w.Nodes)
+}
+
+func convertTarget(id string, w *wireTarget) (connect.Target, error) {
+	if w == nil {
+		return connect.Target{}, errors.New("it is null")
+	}
+	timeout, err := optionalDuration(w.ConnectTimeout)
+	if err != nil {
+		return connect.Target{}, fmt.Errorf("ConnectTimeout: %w", err)
+	}
+	switch {
+	case w.ID != "" && w.ID != id:
+		return connect.Target{}, fmt.Errorf("its ID is %q", w.ID)
+	case w.Service == "":
+		return connect.Target{}, errors.New("it names no service")
+	case w.Peer == "" && w.Datacenter == "":
+		return connect.Target{}, errors.New("it names neither a datacenter nor a peer")
+	case w.Peer == "" && w.SNI == "":
+		return connect.Target{}, errors.New("it has no SNI")
+	}
+	return connect.Target{
+		ID:             connect.TargetID(id),
+		Service:        w.Service,
+		Subset:         w.ServiceSubset,
+		Namespace:      orDefault(w.Namespace),
+		Partition:      strings.ToLower(orDefault(w.Partition)),
+		Datacenter:     w.Datacenter,
+		Peer:           w.Peer,
+		Filter:         w.Subset.Filter,
+		OnlyPassing:    w.Subset.OnlyPassing,
+		MeshGateway:    w.MeshGateway.Mode,
+		ConnectTimeout: timeout,
+		External:       w.External,
+		SNI:            w.SNI,
+	}, nil
+}
+
+func convertNode(w *wireNode, targets map[connect.TargetID]connect.Target) (connect.Node, error) {
+	if w == nil {
+		return connect.Node{}, errors.New("it is null")
+	}
+	node := connect.Node{Kind: connect.NodeKind(w.Type), Name: w.Name}
+	switch node.Kind {
+	case connect.RouterNode:
+		if len(w.Routes) == 0 {
+			return node, errors.New("the router has no routes")
+		}
+	case connect.SplitterNode:
+		if len(w.Splits) == 0 {
+			return node, errors.New("the splitter has no splits")
+		}
+	case connect.ResolverNode:
+		resolver, err := convertResolver(w, targets)
+		node.Resolver = resolver
+		return node, err
+	default:
+		return node, fmt.Errorf("type %q is not known", w.Type)
+	}
+	return node, nil
+}
+
+func convertResolver(w *wireNode, targets map[connect.TargetID]connect.Target) (*connect.Resolver, error) {
+	if w.Resolver == nil {
+		return nil, errors.New("the resolver is missing")
+	}
+	timeout, err := optionalDuration(w.Resolver.ConnectTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("ConnectTimeout: %w", err)
+	}
+	r := &connect.Resolver{Target: connect.TargetID(w.Resolver.Target), ConnectTimeout: timeout}
+	if _, ok := targets[r.Target]; !ok {
+		return nil, fmt.Errorf("target %q does not exist", r.Target)
+	}
+	if w.Resolver.Failover != nil {
+		for _, name := range w.Resolver.Failover.Targets {
+			id := connect.TargetID(name)
+			if _, ok := targets[id]; !ok {
+				return nil, fmt.Errorf("failover target %q does not exist", id)
+			}
+			r.Failover = append(r.Failover, id)
+		}
+	}
+	if lb := w.LoadBalancer; lb != nil {
+		r.LoadBalancer.Policy = lb.Policy
+		if lb.LeastRequestConfig != nil {
+			r.LoadBalancer.ChoiceCount = max(lb.LeastRequestConfig.ChoiceCount, 0)
+		}
+	}
+	return r, nil
+}
+
+// checkPaths takes away, again and again, the nodes that nothing else leads to.
+// What cannot be taken away leads to itself.
+func checkPaths(nodes map[string]*wireNode) error {
+	incoming := make(map[string]int, len(nodes))
+	for name, n := range nodes {
+		for _, next := range n.next() {
+			if nodes[next] == nil {
+				return fmt.Errorf("node %q leads to %q, which does not exist", name, next)
+			}
+			incoming[next]++
+		}
+	}
+	var free []string
+	for name := range nodes {
+		if incoming[name] == 0 {
+			free = append(free, name)
+		}
+	}
+	done := 0
+	for ; len(free) > 0; done++ {
+		name := free[len(free)-1]
+		free = free[:len(free)-1]
+		for _, next := range nodes[name].next() {
+			if incoming[next]--; incoming[next] == 0 {
+				free = append(free, next)
+			}
+		}
+	}
+	if done < len(nodes) {
+		return errors.New("the nodes of the discovery chain lead round in a circle")
+	}
+	return nil
+}
+
+func (n *wireNode) next() []string {
+	var names []string
+	for _, r := range n.Routes {
+		names = append(names, r.NextNode)
+	}
+	for _, s := range n.Splits {
+		names = append(names, s.NextNode)
+	}
+	return names
+}
+
+func optionalDuration(v any) (time.Duration, error) {
+	if v == nil {
+		return 0, nil
+	}
+	return parseDuration(v)
+}
+
+// protocol reads the name of a protocol; anything unknown counts as TCP, as
+// with Consul's own proxies.
+func protocol(name string) connect.Protocol {
+	switch p := connect.Protocol(strings.ToLower(name)); p {
+	case connect.HTTP, connect.HTTP2, connect.GRPC:
+		return p
+	}
+	return connect.TCP
+}

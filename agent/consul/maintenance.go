@@ -1,0 +1,28 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Maintenance puts one service of the agent into maintenance, or takes it out:
+// while it is in, callers elsewhere do not choose it, and what is open stays.
+// reason is shown in Consul.
+func (c *Client) Maintenance(ctx context.Context, id string, on bool, reason string) error {
+	query := new(api.QueryOptions).WithContext(ctx)
+	var err error
+	if on {
+		err = c.api.Agent().EnableServiceMaintenanceOpts(id, reason, query)
+	} else {
+		err = c.api.Agent().DisableServiceMaintenanceOpts(id, query)
+	}
+	if err != nil {
+		return fmt.Errorf("set maintenance of %q to %t: %w", id, on, explain(err, fmt.Sprintf("service:write on the service of %q", id), c.where()))
+	}
+	return nil
+}

@@ -1,0 +1,38 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+// snapshotDump is a snapshot for reading: certificates as facts, no key.
+type snapshotDump struct {
+	Version       uint64
+	Service       connect.Service
+	Leaf          LeafStatus
+	TrustDomain   string
+	Roots         []RootStatus
+	Mesh          connect.Mesh
+	DefaultAction connect.Action
+	Intentions    []connect.Intention
+	Upstreams     []connect.Upstream
+	Chains        map[connect.UpstreamID]*connect.Chain
+	Endpoints     map[connect.TargetID][]connect.Endpoint
+}
+
+// dump returns nil for nil.
+func dump(s *connect.Snapshot) *snapshotDump {
+	if s == nil {
+		return nil
+	}
+	d := &snapshotDump{
+		Version: s.Version, Service: s.Service, Leaf: leafStatus(s.Leaf), TrustDomain: s.Bundle.TrustDomain, Mesh: s.Mesh,
+		DefaultAction: s.DefaultAction, Intentions: s.Intentions, Upstreams: s.Upstreams, Chains: s.Chains, Endpoints: s.Endpoints,
+	}
+	for _, root := range s.Bundle.Roots {
+		d.Roots = append(d.Roots, rootStatus(root))
+	}
+	return d
+}

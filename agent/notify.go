@@ -1,0 +1,75 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// A State is what a service manager wants to know.
+type State struct {
+	Ready    bool
+	Stopping bool
+	Text     string // one line for people
+}
+
+// Systemd tells systemd of a state (sd_notify(3)); without systemd it does
+// nothing.
+func Systemd(s State) {
+	text := ""
+	switch {
+	case s.Stopping:
+		text = daemon.SdNotifyStopping
+	case s.Ready:
+		text = daemon.SdNotifyReady
+	}
+	if s.Text != "" {
+		text += "\nSTATUS=" + s.Text
+	}
+	// Nobody listening is the usual case outside of systemd, and a service
+	// manager that does not hear us must not keep us from serving.
+	_, _ = daemon.SdNotify(false, text)
+}
+
+// SystemdReloading and SystemdReloaded frame a reload for systemd.
+func SystemdReloading() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReloading) }
+
+// SystemdReloaded ends what SystemdReloading began.
+func SystemdReloaded() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
+
+// announce tells the service manager when all sidecars have become ready, and
+// what is missing until then, and feeds its watchdog.
+func (a *Agent) announce(ctx context.Context) error {
+	tick := time.NewTicker(a.announceEvery())
+	defer tick.Stop()
+	ready, last := false, ""
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		now, text := a.readiness()
+		if now && !ready || text != last {
+			a.opts.Notify(State{Ready: now && !ready, Text: text})
+		}
+		ready, last = ready || now, text
+		if os.Getenv("WATCHDOG_USEC") != "" {
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		}
+	}
+}
+
+func (a *Agent) announceEvery() time.Duration {
+	const usual = 100 * time.Millisecond
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return usual
+	}
+	return min(usual, interval/3)
+}

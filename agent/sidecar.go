@@ -1,0 +1,250 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outrider-mesh/outrider/agent/assemble"
+	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/proxy"
+)
+
+// sidecar is one proxy with what feeds it.
+type sidecar struct {
+	agent *Agent
+	ref   Sidecar
+	log   hclog.Logger
+
+	proxyID atomic.Pointer[string] // nil until known
+	now     atomic.Pointer[session]
+}
+
+// session is one run of a sidecar.
+type session struct {
+	*sidecar
+	owner     string
+	assembler *assemble.Assembler
+	proxy     *proxy.Proxy
+	snapshots chan *connect.Snapshot // one slot, the latest
+	ready     atomic.Bool
+	applyErr  atomic.Pointer[error]
+
+	once       sync.Once
+	registered chan struct{} // closed when service is set
+	service    connect.Service
+	leaf       atomic.Pointer[leafSource]
+	bundle     atomic.Pointer[connect.TrustBundle]
+}
+
+func newSidecar(a *Agent, ref Sidecar) *sidecar {
+	name := ref.ProxyID
+	if name == "" {
+		name = ref.ServiceID
+	}
+	return &sidecar{agent: a, ref: ref, log: a.log.Named("sidecar").With("sidecar", name)}
+}
+
+func (s *sidecar) id() string {
+	if p := s.proxyID.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// run serves until ctx ends or a part faults.
+func (s *sidecar) run(ctx context.Context) error {
+	id, err := s.find(ctx)
+	if err != nil {
+		return err
+	}
+	s.proxyID.Store(&id)
+	s.leaveMaintenance(ctx, id)
+	ses := &session{
+		sidecar: s, owner: id,
+		proxy:      proxy.New(proxy.DefaultLimits(), s.log),
+		snapshots:  make(chan *connect.Snapshot, 1),
+		registered: make(chan struct{}),
+	}
+	ses.assembler = assemble.New(assemble.Options{Publish: ses.publish, Want: ses.want, Log: s.log})
+	s.now.Store(ses)
+	defer s.now.CompareAndSwap(ses, nil)
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf} {
+		group.Go(func() error { return guard(func() error { return part(ctx) }) })
+	}
+	ses.subscribe()
+	defer ses.unsubscribe()
+	return group.Wait()
+}
+
+// find returns the proxy's ID, waiting for its registration when it is looked
+// up by its service.
+func (s *sidecar) find(ctx context.Context) (string, error) {
+	if s.ref.ProxyID != "" {
+		return s.ref.ProxyID, nil
+	}
+	return s.agent.consul.FindProxy(ctx, s.ref.ServiceID)
+}
+
+// leaveMaintenance ends what a drain that was cut short may have left behind.
+// There is nothing to end when the proxy is not registered yet.
+func (s *sidecar) leaveMaintenance(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, courtesy)
+	defer cancel()
+	if err := s.agent.consul.Maintenance(ctx, id, false, ""); err != nil {
+		s.log.Debug("did not end maintenance mode", "error", err)
+	}
+}
+
+// subscribe asks for what every sidecar needs; the rest follows from what the
+// registration and the chains say.
+func (s *session) subscribe() {
+	w := s.agent.watches
+	w.Roots.Reconcile(s.owner, map[struct{}]func(*connect.TrustBundle){{}: s.setBundle})
+	w.Mesh.Reconcile(s.owner, map[struct{}]func(connect.Mesh){{}: s.assembler.SetMesh})
+	w.Registrations.Reconcile(s.owner, map[string]func(consul.Registration){s.owner: s.setRegistration})
+}
+
+func (s *session) unsubscribe() {
+	w := s.agent.watches
+	w.Registrations.Reconcile(s.owner, nil)
+	w.Intentions.Reconcile(s.owner, nil)
+	w.Roots.Reconcile(s.owner, nil)
+	w.Mesh.Reconcile(s.owner, nil)
+	w.Chains.Reconcile(s.owner, nil)
+	w.Endpoints.Reconcile(s.owner, nil)
+}
+
+func (s *session) setRegistration(r consul.Registration) {
+	for _, warning := range r.Warnings {
+		s.log.Warn(warning)
+	}
+	s.assembler.SetRegistration(r.Service, r.Upstreams)
+	s.agent.watches.Intentions.Reconcile(s.owner, map[consul.IntentionsKey]func(consul.Intentions){
+		consul.ServiceIntentionsKey(r.Service): func(i consul.Intentions) { s.assembler.SetIntentions(i.Rules, i.Default) },
+	})
+	s.once.Do(func() {
+		s.service = r.Service
+		close(s.registered)
+	})
+}
+
+func (s *session) setBundle(b *connect.TrustBundle) {
+	s.bundle.Store(b)
+	s.assembler.SetBundle(b)
+	if source := s.leaf.Load(); source != nil {
+		(*source).SetBundle(b)
+	}
+}
+
+// want watches the chains of upstreams and the endpoints of their targets. It
+// runs in the assembler's goroutine.
+func (s *session) want(upstreams []connect.Upstream, targets []connect.Target) {
+	<-s.registered // closed: the assembler has upstreams from the registration only
+	byChain := make(map[consul.ChainKey][]connect.UpstreamID)
+	for _, u := range upstreams {
+		if u.Problem == "" {
+			key := consul.UpstreamChainKey(u, s.service)
+			byChain[key] = append(byChain[key], u.ID)
+		}
+	}
+	chains := make(map[consul.ChainKey]func(*connect.Chain), len(byChain))
+	for key, ids := range byChain {
+		chains[key] = func(c *connect.Chain) {
+			for _, id := range ids {
+				s.assembler.SetChain(id, c)
+			}
+		}
+	}
+	byKey := make(map[consul.EndpointsKey][]connect.TargetID)
+	for _, t := range targets {
+		key := consul.TargetEndpointsKey(t, s.service)
+		byKey[key] = append(byKey[key], t.ID)
+	}
+	endpoints := make(map[consul.EndpointsKey]func([]connect.Endpoint), len(byKey))
+	for key, ids := range byKey {
+		endpoints[key] = func(e []connect.Endpoint) {
+			for _, id := range ids {
+				s.assembler.SetEndpoints(id, e)
+			}
+		}
+	}
+	s.agent.watches.Chains.Reconcile(s.owner, chains)
+	s.agent.watches.Endpoints.Reconcile(s.owner, endpoints)
+}
+
+// publish keeps the latest snapshot for applySnapshots.
+func (s *session) publish(next *connect.Snapshot) {
+	select {
+	case <-s.snapshots: // one that was not looked at yet is out of date now
+	default:
+	}
+	s.snapshots <- next
+}
+
+// applySnapshots hands snapshots to the proxy, and tries one again that could
+// not be applied in full, for example because a port was taken.
+func (s *session) applySnapshots(ctx context.Context) error {
+	const first, last = 250 * time.Millisecond, 15 * time.Second
+	var current *connect.Snapshot
+	backoff := first
+	for {
+		var again <-chan time.Time
+		if err := s.applyErr.Load(); err != nil && *err != nil {
+			timer := time.NewTimer(backoff)
+			defer timer.Stop()
+			again = timer.C
+			backoff = min(2*backoff, last)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case current = <-s.snapshots:
+			backoff = first
+		case <-again:
+		}
+		s.apply(ctx, current)
+	}
+}
+
+func (s *session) apply(ctx context.Context, snapshot *connect.Snapshot) {
+	err := s.proxy.Apply(ctx, snapshot)
+	if ctx.Err() != nil {
+		return
+	}
+	s.applyErr.Store(&err)
+	var unbound *proxy.BindError
+	switch {
+	case err == nil:
+		s.log.Debug("snapshot is in force", "snapshot", snapshot.Version)
+	case errors.As(err, &unbound):
+		s.log.Error("a listener could not be opened; trying again", "snapshot", snapshot.Version, "error", err)
+	default:
+		s.log.Error("snapshot refused; the previous one stays in force", "snapshot", snapshot.Version, "error", err)
+	}
+	if s.proxy.Inbound(ctx) != nil && !s.ready.Swap(true) {
+		s.log.Info("ready", "service", snapshot.Service.Name, "identity", snapshot.Leaf.Identity, "inbound", s.proxy.Inbound(ctx), "upstreams", len(snapshot.Upstreams))
+	}
+}
+
+// drain ends the sidecar's traffic gently.
+func (s *sidecar) drain(ctx context.Context) {
+	ses := s.now.Load()
+	if ses == nil {
+		return
+	}
+	ses.ready.Store(false)
+	if cut := ses.proxy.Drain(ctx); cut > 0 {
+		s.log.Warn("connections were cut at the end of the drain", "connections", cut)
+	}
+}

@@ -1,0 +1,129 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package vault
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/vault/api"
+)
+
+// A Client holds one Vault token for the whole process: every [Leaf] signs with
+// it. It is safe for use by several goroutines.
+type Client struct {
+	cfg       Config
+	logger    hclog.Logger
+	authed    *api.Client // carries the token
+	login     *api.Client // carries none; used by Run alone
+	transport *http.Transport
+	random    func() float64
+
+	refused chan uint64 // generations of tokens that Vault answered with 403
+
+	mu         sync.Mutex
+	generation uint64        // of the token; 0 before the first login
+	changed    chan struct{} // closed with the next generation
+	problem    error         // why the last login failed; nil when it did not
+	hide       secrets
+}
+
+// NewClient checks the configuration and returns a client that has sent nothing
+// yet; Run does the work. TLS files are read here, once. The logger is used as
+// it is; nil is not allowed.
+func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
+	return newClient(cfg, logger, nil)
+}
+
+func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	authed, login, transport, err := newAPI(cfg, dial)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{
+		cfg:       cfg,
+		logger:    logger,
+		authed:    authed,
+		login:     login,
+		transport: transport,
+		random:    rand.Float64,
+		refused:   make(chan uint64, 1),
+		changed:   make(chan struct{}),
+	}, nil
+}
+
+// Run logs in, renews the token before it ends, and logs in again when it
+// cannot be renewed any more, when its maximum TTL is near, when Vault refused
+// it, and when the content of a credential file has changed. Failures are
+// retried for ever with growing delays; the token in hand is kept meanwhile.
+// Run is called once. It returns nil when ctx has ended.
+func (c *Client) Run(ctx context.Context) error {
+	defer c.transport.CloseIdleConnections()
+	k := &keeper{client: c, loginAt: time.Now()}
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+	for {
+		k.step(ctx)
+		timer := time.NewTimer(k.wait(time.Now()))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		case <-poll.C:
+			k.poll(time.Now())
+		case generation := <-c.refused:
+			k.refused(generation, time.Now())
+		}
+		timer.Stop()
+	}
+}
+
+// session returns which token is in use, 0 for none, a channel that is closed
+// when another one is, and why the last login failed.
+func (c *Client) session() (generation uint64, changed <-chan struct{}, problem error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.generation, c.changed, c.problem
+}
+
+// refuse tells Run that Vault answered a token with 403. It never blocks: one
+// report is as good as many.
+func (c *Client) refuse(generation uint64) {
+	select {
+	case c.refused <- generation:
+	default:
+	}
+}
+
+func (c *Client) adopt(token string, creds credentials) {
+	c.authed.SetToken(token)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.generation++
+	c.problem = nil
+	c.hide = append(creds.secrets(), token)
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *Client) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.problem = err
+}
+
+// secrets returns what must not be in an error. The slice is never written to.
+func (c *Client) secrets() secrets {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hide
+}

@@ -1,0 +1,121 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package command is the command line: it parses flags, prints, and returns
+// exit codes. It holds no logic of the mesh.
+package command
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Exit codes of every command.
+const (
+	exitOK     = 0 // fine
+	exitFailed = 1 // the work failed
+	exitUsage  = 2 // wrong usage
+)
+
+// invocation is one call of one command.
+type invocation struct {
+	args   []string
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+}
+
+// subcommand is one row of the table of commands.
+type subcommand struct {
+	name, args, summary string
+	run                 func(invocation) int
+}
+
+func commands() []subcommand {
+	return []subcommand{
+		{"agent", "-config PATH...", "run every service of a configuration", runAgent},
+		{"sidecar", "-sidecar-for ID | -proxy-id ID", "run one sidecar that is registered by somebody else", runSidecar},
+		{"dev", "[-once]", "show a mesh in one process, with a tour of what it does", runDev},
+		{"validate", "[-json] PATH...", "check configuration files", runValidate},
+		{"fmt", "[-check] [FILE...]", "rewrite configuration files in canonical form", runFmt},
+		{"status", "[-json]", "show what the agent of this host serves", runStatus},
+		{"version", "[-json]", "print the version", runVersion},
+	}
+}
+
+// Run executes a command line without the program's name and returns its exit
+// code: 0 fine, 1 the work failed, 2 wrong usage.
+func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		printHelp(stderr)
+		return exitUsage
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		printHelp(stdout)
+		return exitOK
+	case "-v", "-version", "--version":
+		args[0] = "version"
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.run(invocation{args[1:], stdin, stdout, stderr})
+		}
+	}
+	_, _ = fmt.Fprintf(stderr, "outrider: there is no command %q; run \"outrider help\" for the list\n", args[0])
+	return exitUsage
+}
+
+func printHelp(w io.Writer) {
+	var b strings.Builder
+	b.WriteString("Outrider is a Consul service-mesh sidecar for VMs and bare metal.\n\nUsage: outrider COMMAND [FLAGS]\n\nCommands:\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  %-9s %-32s %s\n", c.name, c.args, c.summary)
+	}
+	b.WriteString("\n\"outrider COMMAND -h\" lists the flags of a command.\n")
+	_, _ = io.WriteString(w, b.String())
+}
+
+// flags returns an empty flag set that reports to the invocation.
+func (i invocation) flags(name, usage string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(i.stderr)
+	fs.Usage = func() {
+		_, _ = fmt.Fprintf(i.stderr, "Usage: outrider %s %s\n", name, usage)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse reports false with the exit code when the command must not go on.
+func (i invocation) parse(fs *flag.FlagSet) (code int, ok bool) {
+	err := fs.Parse(i.args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitOK, false
+	case err != nil:
+		return exitUsage, false
+	}
+	return exitOK, true
+}
+
+// fail prints one sentence and returns the exit code of failed work.
+func (i invocation) fail(format string, args ...any) int {
+	_, _ = fmt.Fprintf(i.stderr, "outrider: "+format+"\n", args...)
+	return exitFailed
+}
+
+// misuse prints one sentence and returns the exit code of wrong usage.
+func (i invocation) misuse(format string, args ...any) int {
+	i.fail(format, args...)
+	return exitUsage
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(v string) error { *l = append(*l, v); return nil }

@@ -1,0 +1,144 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package hcl is the configuration language of Outrider: it turns *.hcl files
+// into one validated [Config], or into an [Error] that shows each mistake, its
+// line and its remedy. It must not act on what it reads: it opens no
+// connection, starts nothing, and knows no other package of the project.
+package hcl
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Limits of what is read. They are far above any real configuration and keep a
+// wrong path (a log file, a device) from filling the memory.
+const (
+	maxFileSize  = 1 << 20 // bytes of one file, configuration or file("…")
+	maxFiles     = 256     // configuration files of one load
+	maxNesting   = 64      // brackets open at once
+	maxOperators = 50_000  // brackets and operators of one file
+	maxExponent  = 3       // characters of a number's exponent, sign included
+	maxProblems  = 100     // diagnostics that are reported one by one
+)
+
+// Load reads the configuration from files and directories. Of a directory it
+// takes the files whose names end in ".hcl", sorted by name, without those that
+// begin with a dot, and does not descend. All files together form one
+// configuration, so a block that may occur once may occur once in all of them.
+//
+// The error is an [*Error] when the content is at fault; it then holds every
+// problem of every file, warnings included. Other errors say which path could
+// not be read. Warnings of a valid configuration are in Config.Warnings.
+func Load(paths ...string) (*Config, error) {
+	files, err := expand(paths)
+	if err != nil {
+		return nil, err
+	}
+	var sources []*source
+	for _, name := range files {
+		text, err := readLimited(name)
+		if err != nil {
+			return nil, fmt.Errorf("read configuration file %q: %w", name, err)
+		}
+		sources = append(sources, newSource(name, text))
+	}
+	return load(sources)
+}
+
+// Parse reads the configuration from one source, for tests and for callers that
+// hold the text already. The name appears in diagnostics, and file("…") resolves
+// relative paths against its directory. The error is always an [*Error].
+func Parse(filename string, src []byte) (*Config, error) {
+	return load([]*source{newSource(filename, src)})
+}
+
+// load decodes and validates the sources as one configuration.
+func load(sources []*source) (*Config, error) {
+	d := newDecoder(sources)
+	cfg := d.config()
+	v := &validator{cfg: cfg, pos: d.pos, literal: d.literal}
+	v.all()
+	if len(cfg.Services) == 0 && !d.incomplete {
+		v.warn("", "No service is configured",
+			`Outrider has nothing to do until a "service" block exists. Add a file with one to the configuration directory and reload.`)
+	}
+	problems := append(d.diags, v.diags...)
+	report := newError(sources, problems)
+	if problems.HasErrors() {
+		return nil, report
+	}
+	if len(problems) > 0 {
+		cfg.Warnings = report
+	}
+	return cfg, nil
+}
+
+// expand replaces directories by their files and drops repetitions.
+func expand(paths []string) ([]string, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("load configuration: no path given; name a file or a directory of *.hcl files")
+	}
+	var files []string
+	seen := map[string]bool{}
+	add := func(name string) {
+		if clean := filepath.Clean(name); !seen[clean] {
+			seen[clean] = true
+			files = append(files, clean)
+		}
+	}
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("load configuration: %w; check the path", err)
+		}
+		if !info.IsDir() {
+			add(path)
+			continue
+		}
+		entries, err := os.ReadDir(path) // sorted by name
+		if err != nil {
+			return nil, fmt.Errorf("list configuration directory %q: %w", path, err)
+		}
+		for _, entry := range entries {
+			name := entry.Name()
+			if !entry.IsDir() && strings.HasSuffix(name, ".hcl") && !strings.HasPrefix(name, ".") {
+				add(filepath.Join(path, name))
+			}
+		}
+	}
+	if len(files) > maxFiles {
+		return nil, fmt.Errorf("load configuration: %d files, more than the limit of %d; merge some of them", len(files), maxFiles)
+	}
+	return files, nil
+}
+
+// readLimited reads a regular file up to maxFileSize bytes. Pipes and devices
+// are refused because reading them may never end.
+func readLimited(name string) (_ []byte, err error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFileSize {
+		return nil, fmt.Errorf("larger than the limit of %d bytes; split it or check the path", maxFileSize)
+	}
+	return text, nil
+}

@@ -1,0 +1,15 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+  check {
+    ttl      = "10s"
+    interval = "10s"
+  }
+
+  connect {
+    sidecar_service {}
+  }
+}

@@ -1,0 +1,14 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+  check {
+    interval = "10s"
+  }
+
+  connect {
+    sidecar_service {}
+  }
+}

@@ -1,0 +1,17 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {
+      proxy {
+        expose {
+          paths = [{ path = "metrics", protocol = "tcp" }]
+        }
+      }
+    }
+  }
+}

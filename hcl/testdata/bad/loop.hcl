@@ -1,0 +1,12 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+  tags = [for t in ["a"] : t]
+
+  connect {
+    sidecar_service {}
+  }
+}

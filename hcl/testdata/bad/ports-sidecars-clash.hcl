@@ -1,0 +1,23 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {
+      port = 21000
+    }
+  }
+}
+service {
+  name = "shop"
+  port = 8081
+
+  connect {
+    sidecar_service {
+      port = 21000
+    }
+  }
+}

@@ -1,0 +1,13 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 70000
+
+  connect {
+    sidecar_service {
+      port = -1
+    }
+  }
+}

@@ -1,0 +1,21 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {
+      proxy {
+        config {
+          protocol  = "htpp"
+          bind_port = "x"
+        }
+        mesh_gateway {
+          mode = "loca"
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,11 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    native = true
+  }
+}

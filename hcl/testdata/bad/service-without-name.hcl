@@ -1,0 +1,10 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  port = 8080
+
+  connect {
+    sidecar_service {}
+  }
+}

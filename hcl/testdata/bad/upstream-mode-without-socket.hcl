@@ -1,0 +1,20 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {
+      proxy {
+        upstreams {
+          destination_name = "api"
+          local_bind_port  = 9191
+          local_bind_socket_mode = "0600"
+          destination_type = "servce"
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,19 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {
+      proxy {
+        upstreams {
+          destination_name       = "api"
+          local_bind_socket_path = "run/api.sock"
+          local_bind_socket_mode = "rw"
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,22 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+vault {
+  address = "https://127.0.0.1:8200"
+  auth "approle" {
+    role_id      = "a"
+    role_id_file = "/a"
+    token_file   = "/t"
+  }
+  pki {
+    role = "web"
+  }
+}
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {}
+  }
+}

@@ -1,0 +1,12 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+vault {}
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {}
+  }
+}

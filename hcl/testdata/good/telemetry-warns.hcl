@@ -1,0 +1,15 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+telemetry {
+  prometheus_address = "127.0.0.1:9102"
+  otlp_endpoint      = "http://127.0.0.1:4318"
+}
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {}
+  }
+}

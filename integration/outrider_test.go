@@ -1,0 +1,248 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/outrider-mesh/outrider/agent"
+	"github.com/outrider-mesh/outrider/internal/realserver"
+)
+
+// patience bounds each wait for something that other processes bring about.
+const patience = 30 * time.Second
+
+// until polls a condition; err says what is still wrong.
+func until(t *testing.T, what string, ask func() error) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := ask()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("not within %v: %s: %v", patience, what, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// outrider is one running process.
+type outrider struct {
+	cmd   *exec.Cmd
+	admin string // path of the admin socket
+	log   *lockedBuffer
+	done  chan struct{}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// start runs outrider with a configuration and waits until it is ready.
+func start(t *testing.T, consul *realserver.Consul, config string) *outrider {
+	t.Helper()
+	dir := t.TempDir()
+	o := &outrider{admin: filepath.Join(dir, "admin.sock")}
+	config = fmt.Sprintf("consul { address = %q }\nadmin { address = \"unix://%s\" }\nlog { level = \"debug\" }\n", consul.Addr, o.admin) + config
+	path := filepath.Join(dir, "outrider.hcl")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.run(t, consul, "agent", "-config", path)
+	o.waitReady(t)
+	return o
+}
+
+// run starts the process; it is ended with the test, and a data race or a
+// panic in it fails the test.
+func (o *outrider) run(t *testing.T, consul *realserver.Consul, args ...string) {
+	t.Helper()
+	o.log, o.done = &lockedBuffer{}, make(chan struct{})
+	o.cmd = exec.Command(binary, args...)
+	o.cmd.Env = append(os.Environ(), consul.Env()...)
+	o.cmd.Stdout, o.cmd.Stderr = o.log, o.log
+	o.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := o.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = o.cmd.Wait()
+		close(o.done)
+	}()
+	t.Cleanup(func() {
+		_ = o.cmd.Process.Signal(syscall.SIGTERM)
+		_ = o.cmd.Process.Signal(syscall.SIGTERM) // at once: nobody waits for a drain
+		select {
+		case <-o.done:
+		case <-time.After(patience):
+			_ = o.cmd.Process.Kill()
+			<-o.done
+			t.Error("outrider did not end on a second SIGTERM")
+		}
+		if text := o.log.String(); t.Failed() {
+			t.Logf("log of outrider:\n%s", text)
+		} else if strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic") {
+			t.Errorf("outrider raced or panicked:\n%s", text)
+		}
+	})
+}
+
+func (o *outrider) waitReady(t *testing.T) {
+	t.Helper()
+	until(t, "outrider is ready", func() error {
+		select {
+		case <-o.done:
+			t.Fatalf("outrider ended: %s", o.log)
+		default:
+		}
+		_, err := o.ask("/ready")
+		return err
+	})
+}
+
+func (o *outrider) ask(path string) ([]byte, error) {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", o.admin)
+	}}
+	res, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Get("http://outrider" + path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return body, err
+}
+
+// status is that of the first sidecar.
+func (o *outrider) status(t *testing.T) agent.SidecarStatus {
+	t.Helper()
+	body, err := o.ask("/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s agent.Status
+	if err := json.Unmarshal(body, &s); err != nil || len(s.Sidecars) == 0 {
+		t.Fatalf("status %s: %v", body, err)
+	}
+	return s.Sidecars[0]
+}
+
+// usableEndpoints waits until upstream number 0 has n endpoints in use.
+func (o *outrider) usableEndpoints(t *testing.T, n int) {
+	t.Helper()
+	until(t, fmt.Sprintf("%d endpoints are in use", n), func() error {
+		s := o.status(t)
+		if len(s.Proxy.Upstreams) == 0 {
+			return fmt.Errorf("no upstream yet")
+		}
+		got := 0
+		for _, target := range s.Proxy.Upstreams[0].Targets {
+			for _, e := range target.Endpoints {
+				if e.NotUsed == "" {
+					got++
+				}
+			}
+		}
+		if got != n {
+			return fmt.Errorf("%d are: %+v", got, s.Proxy.Upstreams[0])
+		}
+		return nil
+	})
+}
+
+// service is what the tests vary in a service stanza.
+type service struct {
+	id, name  string
+	app       net.Addr // where the application listens; nil for none
+	upstream  string   // a service to call, "" for none
+	port      int      // of that upstream's listener
+	tokenless string
+}
+
+// stanza is the service in our configuration language, with quick checks.
+func (s service) stanza(t *testing.T) string {
+	t.Helper()
+	appPort := 1
+	if s.app != nil {
+		appPort = s.app.(*net.TCPAddr).Port
+	}
+	inbound := freePort(t)
+	upstreams := ""
+	if s.upstream != "" {
+		upstreams = fmt.Sprintf("proxy {\n upstreams {\n  destination_name = %q\n  local_bind_port = %d\n }\n}", s.upstream, s.port)
+	}
+	id := s.id
+	if id == "" {
+		id = s.name
+	}
+	return fmt.Sprintf(`
+service {
+  id      = %q
+  name    = %q
+  address = "127.0.0.1"
+  port    = %d
+  connect {
+    sidecar_service {
+      port = %d
+      check {
+        name     = "sidecar listens"
+        tcp      = "127.0.0.1:%d"
+        interval = "500ms"
+      }
+      %s
+    }
+  }
+}
+`, id, s.name, appPort, inbound, inbound, upstreams)
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(realserver.FreeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
