@@ -101,15 +101,14 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	sidecars := &supervisor{agent: a, running: make(map[string]context.CancelFunc)}
+	sidecars := &supervisor{agent: a, running: make(map[string]func())}
 	group.Go(func() error { return a.watches.Run(ctx) })
 	registering, stopRegistering := context.WithCancel(ctx)
 	defer stopRegistering()
-	registered := make(chan error, 1)
+	registered := make(chan struct{})
 	group.Go(func() error {
-		err := a.registrar.Run(registering)
-		registered <- err
-		return err
+		defer close(registered)
+		return a.registrar.Run(registering)
 	})
 	group.Go(func() error { return a.serveAdmin(ctx, admin) })
 	group.Go(func() error { return a.announce(ctx) })
@@ -162,23 +161,21 @@ func (a *Agent) drain(ctx context.Context) {
 // courtesy bounds what the agent still tells Consul while it ends.
 const courtesy = 5 * time.Second
 
-// failHealth reports whether anybody may have learnt of it.
+// failHealth reports whether Consul was there to be told.
 func (a *Agent) failHealth(ctx context.Context, all []*sidecar) bool {
 	ctx, cancel := context.WithTimeout(ctx, courtesy)
 	defer cancel()
-	told := false
+	const reason = "outrider is draining"
+	err := a.registrar.Maintenance(ctx, true, reason)
 	for _, s := range all {
-		id := s.id()
-		if id == "" {
-			continue
+		if id := s.id(); id != "" && s.foreign {
+			err = errors.Join(err, a.consul.Maintenance(ctx, id, true, reason))
 		}
-		if err := a.consul.Maintenance(ctx, id, true, "outrider is draining"); err != nil {
-			a.log.Warn("could not put the sidecar into maintenance; callers learn of its end from failing connections", "proxy", id, "error", err)
-			continue
-		}
-		told = true
 	}
-	return told
+	if err != nil {
+		a.log.Warn("could not put every sidecar into maintenance; callers learn of its end from failing connections", "error", err)
+	}
+	return ctx.Err() == nil
 }
 
 func (a *Agent) deregister(ctx context.Context) {

@@ -21,9 +21,10 @@ import (
 
 // sidecar is one proxy with what feeds it.
 type sidecar struct {
-	agent *Agent
-	ref   Sidecar
-	log   hclog.Logger
+	agent   *Agent
+	ref     Sidecar
+	foreign bool // registered by somebody else
+	log     hclog.Logger
 
 	proxyID atomic.Pointer[string] // nil until known
 	now     atomic.Pointer[session]
@@ -46,12 +47,12 @@ type session struct {
 	bundle     atomic.Pointer[connect.TrustBundle]
 }
 
-func newSidecar(a *Agent, ref Sidecar) *sidecar {
+func newSidecar(a *Agent, ref Sidecar, foreign bool) *sidecar {
 	name := ref.ProxyID
 	if name == "" {
 		name = ref.ServiceID
 	}
-	return &sidecar{agent: a, ref: ref, log: a.log.Named("sidecar").With("sidecar", name)}
+	return &sidecar{agent: a, ref: ref, foreign: foreign, log: a.log.Named("sidecar").With("sidecar", name)}
 }
 
 func (s *sidecar) id() string {

@@ -17,7 +17,7 @@ import (
 // supervisor runs one goroutine per sidecar and replaces what ended by a fault.
 type supervisor struct {
 	agent   *Agent
-	running map[string]context.CancelFunc // by proxy or service ID
+	running map[string]func() // by key: drains the sidecar and ends it
 	all     sync.WaitGroup
 }
 
@@ -62,7 +62,7 @@ func needsRestart(old, next *hcl.Config) error {
 func (s *supervisor) run(ctx context.Context) error {
 	defer s.all.Wait()
 	for _, ref := range s.agent.opts.Sidecars {
-		s.start(ctx, ref)
+		s.start(ctx, ref, true)
 	}
 	s.adjust(ctx, s.agent.config)
 	for {
@@ -101,7 +101,7 @@ func (s *supervisor) adjust(ctx context.Context, cfg *hcl.Config) {
 		ref := Sidecar{ServiceID: service.ID, ProxyID: proxyID(service)}
 		wanted[ref.ProxyID] = true
 		if s.running[ref.ProxyID] == nil {
-			s.start(ctx, ref)
+			s.start(ctx, ref, false)
 		}
 	}
 	for _, ref := range s.agent.opts.Sidecars {
@@ -109,8 +109,8 @@ func (s *supervisor) adjust(ctx context.Context, cfg *hcl.Config) {
 	}
 	for key, stop := range s.running {
 		if !wanted[key] {
-			stop()
 			delete(s.running, key)
+			s.all.Go(stop)
 		}
 	}
 }
@@ -122,14 +122,24 @@ func (r Sidecar) key() string {
 	return "for " + r.ServiceID
 }
 
-func (s *supervisor) start(ctx context.Context, ref Sidecar) {
-	ctx, stop := context.WithCancel(ctx)
-	s.running[ref.key()] = stop
-	sc := newSidecar(s.agent, ref)
+func (s *supervisor) start(ctx context.Context, ref Sidecar, foreign bool) {
+	ctx, end := context.WithCancel(ctx)
+	sc := newSidecar(s.agent, ref, foreign)
+	s.running[ref.key()] = func() {
+		defer end()
+		a := s.agent
+		a.mu.Lock()
+		timeout := a.config.Drain.Timeout
+		a.mu.Unlock()
+		deadline, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		sc.drain(deadline)
+	}
 	s.agent.mu.Lock()
 	s.agent.sidecars[ref.key()] = sc
 	s.agent.mu.Unlock()
 	s.all.Go(func() {
+		defer end()
 		defer func() {
 			s.agent.mu.Lock()
 			defer s.agent.mu.Unlock()

@@ -4,9 +4,7 @@
 package integration
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -287,21 +285,4 @@ func TestSIGTERMDrains(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// deadline is a context that ends with the test.
-func deadline(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func readAll(t *testing.T, r io.Reader) string {
-	t.Helper()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }

@@ -14,21 +14,17 @@ import (
 // binary is the outrider that every test runs, with the race detector in it.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "outrider-integration-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "outrider")
 	build := exec.Command("go", "build", "-race", "-o", binary, "..")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build outrider:", err)
-		return 1
+		panic(fmt.Errorf("build outrider: %w", err))
 	}
-	return m.Run()
+	m.Run() // its result becomes the exit code of the test program
 }

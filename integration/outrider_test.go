@@ -190,11 +190,10 @@ func (o *outrider) usableEndpoints(t *testing.T, n int) {
 
 // service is what the tests vary in a service stanza.
 type service struct {
-	id, name  string
-	app       net.Addr // where the application listens; nil for none
-	upstream  string   // a service to call, "" for none
-	port      int      // of that upstream's listener
-	tokenless string
+	id, name string
+	app      net.Addr // where the application listens; nil for none
+	upstream string   // a service to call, "" for none
+	port     int      // of that upstream's listener
 }
 
 // stanza is the service in our configuration language, with quick checks.

@@ -123,13 +123,12 @@ func (c *call) closedWithin(t *testing.T, d time.Duration) time.Duration {
 // load is steady traffic to one upstream port: connections that stay open and
 // are pinged, and new ones all the time.
 type load struct {
-	cancel  context.CancelFunc
-	all     sync.WaitGroup
-	pings   atomic.Int64
-	dials   atomic.Int64
-	mu      sync.Mutex
-	faults  []string
-	stopped atomic.Bool
+	cancel context.CancelFunc
+	all    sync.WaitGroup
+	pings  atomic.Int64
+	dials  atomic.Int64
+	mu     sync.Mutex
+	faults []string
 }
 
 func startLoad(t *testing.T, port, connections int) *load {

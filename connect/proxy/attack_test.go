@@ -229,11 +229,11 @@ func TestHalfOpenHandshakesDoNotBlockOthers(t *testing.T) {
 }
 
 func TestCutConnectionEndsAtTheApplicationToo(t *testing.T) {
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	r := newPair(t, DefaultLimits())
 	app := application(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
-		_, err := io.Copy(c, c)
-		ended <- err
+		_, _ = io.Copy(c, c)
+		close(ended)
 	}).(*net.TCPAddr)
 	snap := next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalPort = app.Port })
 	apply(t, r.api, snap)

@@ -59,8 +59,7 @@ func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 		return nil, connect.Identity{}, false
 	}
 	reason := connect.TLSFailed
-	var untrusted *connect.PeerError
-	if errors.As(err, &untrusted) {
+	if untrusted, ok := errors.AsType[*connect.PeerError](err); ok {
 		reason = untrusted.Reason
 	}
 	p.refuse(reason, "refused a peer", "peer", socket.RemoteAddr(), "error", err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -123,8 +124,7 @@ func connectFailure(err error) *failure {
 }
 
 func handshakeFailure(err error) *failure {
-	var untrusted *connect.PeerError
-	if errors.As(err, &untrusted) {
+	if untrusted, ok := errors.AsType[*connect.PeerError](err); ok {
 		return &failure{untrusted.Reason, err}
 	}
 	return &failure{connect.TLSFailed, err}
@@ -132,12 +132,13 @@ func handshakeFailure(err error) *failure {
 
 // noEndpoint says how many endpoints each target has, and why none will do.
 func noEndpoint(u *upstream) string {
-	text := "no usable endpoint"
+	var text strings.Builder
+	text.WriteString("no usable endpoint")
 	for _, l := range u.legs {
-		text += fmt.Sprintf("; target %s: %d usable in Consul", l.target.ID, l.group.Len())
+		fmt.Fprintf(&text, "; target %s: %d usable in Consul", l.target.ID, l.group.Len())
 		if l.group.Len() > 0 {
-			text += ", all ejected after failures"
+			text.WriteString(", all ejected after failures")
 		}
 	}
-	return text
+	return text.String()
 }
