@@ -12,8 +12,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -35,12 +37,15 @@ func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
 		}
 		return l, nil
 	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("make a place for the admin socket: %w; create the directory for this user or set admin.address", err)
+	}
 	if err := clearSocket(ctx, path); err != nil {
 		return nil, fmt.Errorf("listen for the admin API on %s: %w", path, err)
 	}
 	l, err := listen.Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen for the admin API on %s: %w; create its directory for this user or set admin.address", path, err)
+		return nil, fmt.Errorf("listen for the admin API on %s: %w; set admin.address to a place this user may write to", path, err)
 	}
 	if err := shareSocket(path); err != nil {
 		_ = l.Close()
@@ -86,7 +91,7 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 		return nil
 	}
 	server := &http.Server{
-		Handler:           a.adminHandler(),
+		Handler:           localOnly(a.adminHandler()),
 		ReadHeaderTimeout: 5 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 	}
@@ -96,6 +101,24 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("serve the admin API: %w", err)
 	}
 	return nil
+}
+
+// localOnly refuses requests that name another host: a web page that has made
+// its own name resolve to this machine must not read the admin API through the
+// browser of somebody who works here.
+func localOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		if host != "localhost" && host != "outrider" && (err != nil || !ip.IsLoopback()) {
+			answer(w, http.StatusForbidden, "the admin API answers to localhost only")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (a *Agent) adminHandler() http.Handler {

@@ -189,6 +189,9 @@ func (a *Agent) readiness() (bool, string) {
 	if a.draining {
 		return false, "draining"
 	}
+	if len(a.sidecars) < len(a.config.Services)+len(a.opts.Sidecars) {
+		return false, "starting"
+	}
 	for _, key := range slices.Sorted(maps.Keys(a.sidecars)) {
 		ses := a.sidecars[key].now.Load()
 		if ses == nil {

@@ -83,6 +83,7 @@ func runFmt(i invocation) int {
 	for _, path := range fs.Args() {
 		changed, err := fmtFile(path, !*check)
 		if err != nil {
+			i.fail("fmt: %s is left as it is:", path)
 			i.printConfigError(err)
 			code = exitFailed
 			continue
