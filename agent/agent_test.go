@@ -90,7 +90,7 @@ func TestReloadStartsAndStopsServicesAndKeepsTheOthers(t *testing.T) {
 			return fmt.Errorf("registered: %v", names)
 		}
 		if code, body, err := r.ask("/ready"); err != nil || code != http.StatusOK {
-			return fmt.Errorf("%d %s %v", code, body, err)
+			return fmt.Errorf("%d %s: %w", code, body, err)
 		}
 		if n := len(r.status(t).Sidecars); n != 2 {
 			return fmt.Errorf("%d sidecars", n)

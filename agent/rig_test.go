@@ -54,13 +54,10 @@ type rig struct {
 	ended chan error
 }
 
-// world is an embedded Consul that runs until the test ends, behind a counter
-// of the requests it gets.
+// world is an embedded Consul that runs until the test ends.
 type world struct {
 	mini    *miniconsul.Server
 	address string
-	mu      sync.Mutex
-	paths   map[string]int
 }
 
 func newWorld(t *testing.T) *world {
@@ -125,7 +122,9 @@ func start(t *testing.T, w *world, services ...string) *rig {
 	go func() { r.ended <- r.Run(ctx, r.stop) }()
 	t.Cleanup(func() {
 		cancel()
-		<-r.ended
+		if err := <-r.ended; err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
 			t.Log(r.log)
 		}

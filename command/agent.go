@@ -57,8 +57,7 @@ func (i invocation) load(load func() (*hcl.Config, error)) (cfg *hcl.Config, cod
 const terminalWidth = 100
 
 func (i invocation) printConfigError(err error) {
-	var diagnostics *hcl.Error
-	if errors.As(err, &diagnostics) {
+	if diagnostics, ok := errors.AsType[*hcl.Error](err); ok {
 		_ = diagnostics.Write(i.stderr, terminalWidth, colored(i.stderr))
 		return
 	}

@@ -30,7 +30,7 @@ func runDev(i invocation) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	err := dev.Run(ctx, dev.Options{Out: i.stdout, Once: *once, Logger: log, Version: version.String()})
-	if err != nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)) {
+	if err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) {
 		return i.fail("%v; run again with -verbose to see the agent's log", err)
 	}
 	return exitOK

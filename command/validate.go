@@ -120,7 +120,7 @@ func fmtFile(path string, write bool) (changed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("fmt: %w", err)
 	}
-	src, err := os.ReadFile(path) //nolint:gosec // the file the user named
+	src, err := os.ReadFile(path)
 	if err != nil {
 		return false, fmt.Errorf("fmt: %w", err)
 	}

@@ -339,6 +339,7 @@ func TestRunTwiceAtOnceIsAnErrorAndOneAfterAnotherIsNot(t *testing.T) {
 func TestSinksSeeGrowingValuesUnderConcurrentReconciles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := newSource()
+		src.set("api", "0000")
 		set := NewSet("chain", src.open, same, Options{MinGap: time.Microsecond})
 		stop := start(t, set)
 		var owners sync.WaitGroup
@@ -364,7 +365,7 @@ func TestSinksSeeGrowingValuesUnderConcurrentReconciles(t *testing.T) {
 			})
 		}
 		for i := range 400 {
-			src.set("api", fmt.Sprintf("%04d", i))
+			src.set("api", fmt.Sprintf("%04d", i+1))
 			time.Sleep(time.Microsecond)
 		}
 		owners.Wait()

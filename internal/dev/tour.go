@@ -222,13 +222,13 @@ type tail struct {
 }
 
 func (w *world) openStream(ctx context.Context) (*tail, error) {
-	res, err := w.get(ctx, "/stream")
+	res, err := w.get(ctx, "/stream") //nolint:bodyclose // the tail closes it
 	if err != nil {
 		return nil, err
 	}
 	t := &tail{bufio.NewScanner(res.Body), func() { _ = res.Body.Close() }}
 	if err := t.next(); err != nil {
-		t.close()
+		_ = res.Body.Close()
 		return nil, err
 	}
 	return t, nil
