@@ -5,8 +5,10 @@ package hcl
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 )
 
@@ -14,7 +16,7 @@ import (
 // theirs, for Nomad's short form.
 func (d *decoder) checks(outer *scope, address string, port int) []Check {
 	var checks []Check
-	for _, o := range outer.blocks("check", "checks") {
+	for _, o := range outer.blocks("checks", "check") {
 		checks = append(checks, d.check(o, address, port))
 	}
 	return checks
@@ -77,13 +79,7 @@ func (d *decoder) shortForm(s *scope, c *Check, address string, port int) {
 	s.str("command", &command)
 	s.str("grpc_service", &service)
 	s.port("port", &port)
-	belongs := map[string]string{"path": "http", "protocol": "http", "command": "script", "grpc_service": "grpc"}
-	for _, name := range []string{"path", "protocol", "command", "grpc_service"} {
-		if _, given := d.pos[s.path(name)]; given && belongs[name] != kind && !d.pos[s.path("type")].bad {
-			d.bad(s.o.path, d.pos[s.path(name)].at, fmt.Sprintf("%q belongs to a check of another type", name), fmt.Sprintf(
-				"Add type = %q, or write the check as Consul does, for instance http = \"http://127.0.0.1:8080/health\".", belongs[name]))
-		}
-	}
+	d.belongs(s, kind)
 	if address == "" {
 		address = "127.0.0.1"
 	}
@@ -113,6 +109,20 @@ func (d *decoder) shortForm(s *scope, c *Check, address string, port int) {
 	}
 	if port == 0 && !d.pos[s.path("port")].bad {
 		d.err(d.pos.near(s.path("type")), "The check has no port", "Give the service a port, or write one into the check.")
+	}
+}
+
+// belongs reports names of the short form that another type of check has.
+func (d *decoder) belongs(s *scope, kind string) {
+	if d.pos[s.path("type")].bad || !slices.Contains([]string{"", "http", "tcp", "grpc", "script"}, kind) {
+		return // whether the name fits cannot be said, and the type is reported
+	}
+	types := map[string]string{"path": "http", "protocol": "http", "command": "script", "grpc_service": "grpc"}
+	for _, name := range slices.Sorted(maps.Keys(types)) {
+		if at, given := d.pos[s.path(name)]; given && types[name] != kind {
+			d.bad(s.o.path, at.at, fmt.Sprintf("%q belongs to a check of another type", name), fmt.Sprintf(
+				"Add type = %q, or write the check as Consul does, for instance http = \"http://127.0.0.1:8080/health\".", types[name]))
+		}
 	}
 }
 

@@ -130,6 +130,7 @@ func newError(sources []*source, problems hcl.Diagnostics) *Error {
 		d := Diagnostic{Severity: severity, Summary: strings.TrimSuffix(p.Summary, "."), Detail: p.Detail}
 		if s := byName[subjectFile(p)]; s != nil {
 			d.Range, d.Snippet = newRange(*p.Subject), s.snippet(*p.Subject)
+			d.Summary, d.Detail = s.redact(*p.Subject, d.Summary), s.redact(*p.Subject, d.Detail)
 		}
 		e.report.Diagnostics = append(e.report.Diagnostics, d)
 	}

@@ -44,6 +44,10 @@ func envFunction() function.Function {
 				return cty.NilVal, errors.New("at most two arguments: a name and a default")
 			}
 			name := args[0].AsString()
+			if !environmentName(name) {
+				// Not quoted: whoever mistakes env for quotes has put a secret there.
+				return cty.NilVal, errors.New("the name of an environment variable has letters, digits and underscores only")
+			}
 			value, ok := os.LookupEnv(name)
 			switch {
 			case ok && !utf8.ValidString(value):
@@ -55,6 +59,13 @@ func envFunction() function.Function {
 			}
 			return cty.NilVal, fmt.Errorf(`environment variable %s is not set; set it, or give a default: env(%q, "…")`, name, name)
 		},
+	})
+}
+
+// environmentName reports whether a text can be the name of a variable.
+func environmentName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 	})
 }
 

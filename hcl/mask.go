@@ -24,9 +24,14 @@ const secretName = `(?i)(?:token|secret|secret_?id|password|passwd|authorization
 func findSecrets(name string, text []byte) []span {
 	var found []span
 	assigned := regexp.MustCompile(secretName + `"?[ \t]*[=:][ \t]*`)
+	done := 0
 	for _, m := range assigned.FindAllIndex(text, -1) {
+		if m[1] < done {
+			continue // hidden already; a long line is not to be searched again and again
+		}
 		if line := lineAround(text, m[1]); m[1] < line.end {
 			found = append(found, span{m[1], line.end})
+			done = line.end
 		}
 	}
 	// A user name and a password in a URL.
@@ -43,7 +48,11 @@ func longSecrets(name string, text []byte) []span {
 	tokens, _ := hclsyntax.LexConfig(text, name, hcl.InitialPos)
 	last := regexp.MustCompile(secretName + `$`)
 	var found []span
+	done := 0
 	for i, t := range tokens {
+		if t.Range.Start.Byte < done {
+			continue
+		}
 		if t.Type != hclsyntax.TokenEqual && t.Type != hclsyntax.TokenColon || i == 0 {
 			continue
 		}
@@ -55,6 +64,7 @@ func longSecrets(name string, text []byte) []span {
 			continue
 		}
 		end := valueEnd(tokens[i+1:], len(text))
+		done = end
 		// The newline behind a value is not part of it.
 		value := bytes.TrimRight(text[t.Range.End.Byte:end], "\r\n")
 		found = append(found, span{t.Range.End.Byte + len(value) - len(bytes.TrimLeft(value, " \t")), t.Range.End.Byte + len(value)})

@@ -61,6 +61,26 @@ func (s *source) snippet(r hcl.Range) *Snippet {
 	return &Snippet{Context: s.context(r.Start.Byte), Code: text, Line: r.Start.Line, Start: shown.start, End: shown.end}
 }
 
+// redact takes from a message what it quotes of a secret: a token without its
+// quotes, say, is a word that nobody knows, and messages name such words.
+func (s *source) redact(r hcl.Range, message string) string {
+	for _, secret := range s.secrets() {
+		from, to := max(secret.start, r.Start.Byte), min(secret.end, r.End.Byte)
+		if from >= to {
+			continue
+		}
+		word := strings.Trim(string(s.text[from:to]), "\" \t\r\n")
+		if word == "" || word == "env(" || word == "file(" {
+			continue // nothing is secret about it, and remedies name it
+		}
+		message = strings.ReplaceAll(message, `"`+word+`"`, hidden)
+		if len(word) >= 4 { // less would tear words of ours
+			message = strings.ReplaceAll(message, word, hidden)
+		}
+	}
+	return message
+}
+
 // clip shortens a line that nobody would read to its end, and returns how many
 // bytes of it are left.
 func clip(code string) (text string, visible int) {

@@ -25,11 +25,15 @@ type source struct {
 // newSource parses a text after checking that parsing it is safe.
 func newSource(name string, text []byte) *source {
 	s := &source{name: name, text: text}
+	if s.diags = checkText(name, text); s.diags.HasErrors() {
+		s.text = nil // its lines are not worth showing
+		return s
+	}
 	if s.diags = checkLimits(name, text); s.diags.HasErrors() {
 		return s
 	}
 	file, diags := hclsyntax.ParseConfig(text, name, hcl.InitialPos)
-	s.diags = diags
+	s.diags = explainSyntax(diags)
 	if diags.HasErrors() {
 		return s // decoding what is left of a torn file would only mislead
 	}
@@ -37,10 +41,8 @@ func newSource(name string, text []byte) *source {
 	return s
 }
 
-// checkLimits looks at the tokens before anything recursive sees the text: the
-// parser and the evaluator of HCL use stack for every bracket and operator, and
-// the stack of a process is not to be filled by a file.
-func checkLimits(name string, text []byte) hcl.Diagnostics {
+// checkText checks that a text is small enough and a text at all.
+func checkText(name string, text []byte) hcl.Diagnostics {
 	whole := hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
 	if len(text) > maxFileSize {
 		return problem(whole, "File too large", fmt.Sprintf(
@@ -49,6 +51,13 @@ func checkLimits(name string, text []byte) hcl.Diagnostics {
 	if !utf8.Valid(text) {
 		return problem(whole, "File is not UTF-8 text", "Save the file in UTF-8, and check that it is a configuration file.")
 	}
+	return nil
+}
+
+// checkLimits looks at the tokens before anything recursive sees the text: the
+// parser and the evaluator of HCL use stack for every bracket and operator, and
+// the stack of a process is not to be filled by a file.
+func checkLimits(name string, text []byte) hcl.Diagnostics {
 	tokens, _ := hclsyntax.LexConfig(text, name, hcl.InitialPos)
 	depth, operators := 0, 0
 	for _, t := range tokens {
@@ -78,6 +87,23 @@ func checkLimits(name string, text []byte) hcl.Diagnostics {
 		}
 	}
 	return nil
+}
+
+// explainSyntax makes the most frequent syntax errors helpful: one quote that is
+// missing gives one problem instead of one for each line behind it, and Consul's
+// habit of several arguments on a line gets its remedy.
+func explainSyntax(diags hcl.Diagnostics) hcl.Diagnostics {
+	for i, d := range diags {
+		switch d.Summary {
+		case "Invalid multi-line string", "Unterminated template string":
+			first := *d
+			first.Summary, first.Detail = "Quote not closed", "Text on this line begins with a quote and has none at its end. Add it."
+			return append(diags[:i:i], &first)
+		case "Invalid single-argument block definition", "Missing newline after argument":
+			d.Detail += " Write each argument on a line of its own."
+		}
+	}
+	return diags
 }
 
 // isOperator reports whether a token may add a level to an expression's tree.

@@ -201,12 +201,12 @@ func (v *validator) url(path, address string, tls *TLS, server, remedy string) {
 		v.err(path, "Address with a user name", "Remove the part before the @, and use a token.")
 	case u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 		v.err(path, "Address with a path", "Remove what follows the port.")
+	case u.Port() != "" && !validPort(u.Port()):
+		v.err(path, "Port out of range", "A port is a number from 1 to 65535.")
 	case u.Scheme == "http" && tls != nil:
 		v.err(path, "TLS settings for an address without TLS", fmt.Sprintf("Write https:// or remove the tls block at %s.", v.where(strings.TrimSuffix(path, "address")+"tls")))
 	case u.Scheme == "http":
 		v.clearText(path, u.Host, server)
-	case u.Port() != "" && !validPort(u.Port()):
-		v.err(path, "Port out of range", "A port is a number from 1 to 65535.")
 	}
 }
 

@@ -28,6 +28,7 @@ func (v *validator) listeners() {
 	ports := map[int][]bind{}
 	sockets := map[string][]bind{}
 	for _, b := range v.binds() {
+		b.address = canonical(b.address)
 		var earlier []bind
 		if b.socket != "" {
 			earlier = sockets[b.socket]
@@ -58,13 +59,13 @@ func (v *validator) clash(b, other bind) {
 	v.err(b.path, where+" is taken", fmt.Sprintf("It is for %s, and at %s already for %s. %s", b.what, v.where(other.path), other.what, remedy))
 }
 
-// overlap reports whether two listeners of one port cannot both be opened.
+// overlap reports whether two listeners of one port cannot both be opened; their
+// addresses are canonical.
 func overlap(a, b bind) bool {
 	if a.socket != "" {
 		return true
 	}
-	one, two := canonical(a.address), canonical(b.address)
-	return one == "" || two == "" || one == two
+	return a.address == "" || b.address == "" || a.address == b.address
 }
 
 // canonical is an address in a form that can be compared; "" for all addresses.

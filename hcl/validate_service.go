@@ -58,8 +58,9 @@ func (v *validator) service(path string, svc Service) {
 	case svc.Name == "":
 		v.err(path, "Service without a name", `Write the name under which others find it: name = "web".`)
 	default:
-		v.name(path+".name", svc.Name)
-		v.dnsName(path+".name", svc.Name)
+		if v.name(path+".name", svc.Name) {
+			v.dnsName(path+".name", svc.Name)
+		}
 	}
 	if svc.ID != svc.Name && strings.ContainsAny(svc.ID, "/?#% ") {
 		v.err(path+".id", fmt.Sprintf("ID %q is not usable", svc.ID), "An ID becomes part of a URL. Write it without slashes, spaces and URL characters.")
@@ -82,8 +83,8 @@ func (v *validator) weights(path string, w *Weights) {
 }
 
 // name checks a service name: it becomes a segment of a SPIFFE ID and of URLs of
-// Consul's API, and must stay one.
-func (v *validator) name(path, name string) {
+// Consul's API, and must stay one. It reports whether the name is usable.
+func (v *validator) name(path, name string) bool {
 	bad := strings.IndexFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.", r)
 	})
@@ -94,7 +95,10 @@ func (v *validator) name(path, name string) {
 		v.err(path, fmt.Sprintf("%q is not a name of a service", name), "A name has letters, digits and hyphens only, for instance web-frontend.")
 	case len(name) > 128:
 		v.err(path, "Name too long", "A name has at most 63 letters if DNS shall find it, and never more than 128.")
+	default:
+		return true
 	}
+	return false
 }
 
 // dnsName warns about a valid name that Consul's DNS cannot serve.

@@ -96,13 +96,13 @@ func (d *decoder) eval(path string, expr hclsyntax.Expression) (cty.Value, bool)
 	}
 	for _, traversal := range expr.Variables() {
 		if _, ok := ctx.Variables[traversal.RootName()]; !ok {
-			d.bad(path, traversal.SourceRange(), fmt.Sprintf("Unknown word %q", traversal.RootName()),
+			d.bad(path, traversal[0].SourceRange(), fmt.Sprintf("Unknown word %q", traversal.RootName()),
 				`A configuration has no variables. Write text in quotes, or use env("NAME") or file("path"); ${service} is known in vault.pki only.`)
 			return cty.NilVal, false
 		}
 	}
-	if loop := findLoop(expr); loop != nil {
-		d.bad(path, *loop, "Loops are not supported", `Spell the values out; expressions have only env("NAME") and file("path").`)
+	called, ok := d.onlyKnownCalls(path, expr)
+	if !ok {
 		return cty.NilVal, false
 	}
 	value, diags := expr.Value(ctx)
@@ -111,32 +111,31 @@ func (d *decoder) eval(path string, expr hclsyntax.Expression) (cty.Value, bool)
 		d.diags = append(d.diags, diags...)
 		return cty.NilVal, false
 	}
-	d.literal[path] = !callsFunction(expr)
+	d.literal[path] = !called
 	return value, value.IsWhollyKnown()
 }
 
-// findLoop returns the range of a for expression or a splat. Nested ones grow
-// without bounds from a small text.
-func findLoop(expr hclsyntax.Expression) (found *hcl.Range) {
+// onlyKnownCalls reports loops, which grow without bounds from a small text, and
+// functions that do not exist. It tells whether any function is called: the value
+// comes from elsewhere then.
+func (d *decoder) onlyKnownCalls(path string, expr hclsyntax.Expression) (called, ok bool) {
+	ok = true
 	hclsyntax.VisitAll(expr, func(n hclsyntax.Node) hcl.Diagnostics {
-		switch n.(type) {
+		const remedy = `Expressions have env("NAME"), env("NAME", "default") and file("path") only.`
+		switch n := n.(type) {
 		case *hclsyntax.ForExpr, *hclsyntax.SplatExpr:
-			found = n.Range().Ptr()
+			d.bad(path, n.Range(), "Loops are not supported", "Spell the values out. "+remedy)
+			ok = false
+		case *hclsyntax.FunctionCallExpr:
+			called = true
+			if n.Name != "env" && n.Name != "file" {
+				d.bad(path, n.NameRange, fmt.Sprintf("Unknown function %q", n.Name), remedy)
+				ok = false
+			}
 		}
 		return nil
 	})
-	return found
-}
-
-// callsFunction reports whether a value comes from elsewhere.
-func callsFunction(expr hclsyntax.Expression) (found bool) {
-	hclsyntax.VisitAll(expr, func(n hclsyntax.Node) hcl.Diagnostics {
-		if _, ok := n.(*hclsyntax.FunctionCallExpr); ok {
-			found = true
-		}
-		return nil
-	})
-	return found
+	return called, ok
 }
 
 // sentence makes the detail of a diagnostic from an error.

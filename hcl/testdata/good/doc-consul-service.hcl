@@ -34,8 +34,8 @@ service {
       timeout  = "1s"
     },
     {
-      id  = "counting-ttl"
-      ttl = "30s"
+      id                                = "counting-ttl"
+      ttl                               = "30s"
       deregister_critical_service_after = "90m"
     },
   ]
@@ -62,10 +62,10 @@ service {
             mesh_gateway     = { mode = "remote" }
           },
           {
-            destination_type            = "prepared_query"
-            destination_name            = "nearest-cache"
-            local_bind_socket_path      = "/run/counting/cache.sock"
-            local_bind_socket_mode      = "0660"
+            destination_type       = "prepared_query"
+            destination_name       = "nearest-cache"
+            local_bind_socket_path = "/run/counting/cache.sock"
+            local_bind_socket_mode = "0660"
           },
         ]
         expose = {
