@@ -22,7 +22,7 @@ func proxyID(s hcl.Service) string { return definition(s).ProxyID() }
 
 func definition(s hcl.Service) consul.Definition {
 	return consul.Definition{
-		ID: s.ID, Name: s.Name, Address: s.Address, Port: s.Port, SocketPath: s.SocketPath,
+		ID: s.ID, Name: s.Name, Token: string(s.Token), Address: s.Address, Port: s.Port, SocketPath: s.SocketPath,
 		Tags: s.Tags, Meta: s.Meta, EnableTagOverride: s.EnableTagOverride,
 		Weights: weights(s.Weights), TaggedAddresses: taggedAddresses(s.TaggedAddresses), Checks: checks(s.Checks),
 		Sidecar: sidecarDefinition(s),
@@ -32,7 +32,8 @@ func definition(s hcl.Service) consul.Definition {
 func sidecarDefinition(s hcl.Service) consul.Sidecar {
 	sc := s.Connect.SidecarService
 	out := consul.Sidecar{
-		Address: sc.Address, Port: sc.Port, Tags: sc.Tags, Meta: sc.Meta, Checks: checks(sc.Checks),
+		Name: sc.Name, Address: sc.Address, Port: sc.Port, Tags: sc.Tags, Meta: sc.Meta, Checks: checks(sc.Checks),
+		Weights: weights(sc.Weights), TaggedAddresses: taggedAddresses(sc.TaggedAddresses), EnableTagOverride: sc.EnableTagOverride,
 		Proxy: consul.Proxy{
 			LocalServiceAddress: sc.Proxy.LocalServiceAddress, LocalServicePort: sc.Proxy.LocalServicePort,
 			LocalServiceSocketPath: sc.Proxy.LocalServiceSocketPath,
@@ -88,7 +89,7 @@ func checks(list []hcl.Check) []consul.Check {
 	var out []consul.Check
 	for _, c := range list {
 		out = append(out, consul.Check{
-			ID: c.ID, Name: c.Name, Notes: c.Notes, Status: c.Status, Args: c.Args,
+			ID: c.ID, Name: c.Name, Notes: c.Notes, Status: c.Status, Args: c.Args, DockerContainerID: c.DockerContainerID, Shell: c.Shell,
 			HTTP: c.HTTP, Method: c.Method, Body: c.Body, Header: c.Header,
 			TCP: c.TCP, TCPUseTLS: c.TCPUseTLS, UDP: c.UDP, GRPC: c.GRPC, GRPCUseTLS: c.GRPCUseTLS,
 			H2PING: c.H2Ping, H2PingUseTLS: c.H2PingUseTLS, TLSServerName: c.TLSServerName, TLSSkipVerify: c.TLSSkipVerify,

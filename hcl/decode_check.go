@@ -33,7 +33,6 @@ func (d *decoder) check(o *object, address string, port int) Check {
 	s.str("method", &c.Method)
 	s.headers("header", &c.Header)
 	s.str("body", &c.Body)
-	s.boolean("disable_redirects", &c.DisableRedirects)
 	s.str("h2ping", &c.H2Ping)
 	s.boolean("h2ping_use_tls", &c.H2PingUseTLS)
 	s.str("tcp", &c.TCP)
@@ -44,13 +43,11 @@ func (d *decoder) check(o *object, address string, port int) Check {
 	s.list("args", &c.Args, "script_args")
 	s.str("docker_container_id", &c.DockerContainerID)
 	s.str("shell", &c.Shell)
-	s.str("os_service", &c.OSService)
 	s.duration("ttl", &c.TTL)
 	s.str("alias_service", &c.AliasService)
 	s.str("alias_node", &c.AliasNode)
 	s.duration("interval", &c.Interval)
 	s.duration("timeout", &c.Timeout)
-	s.integer("output_max_size", &c.OutputMaxSize)
 	s.str("tls_server_name", &c.TLSServerName)
 	s.boolean("tls_skip_verify", &c.TLSSkipVerify)
 	s.integer("success_before_passing", &c.SuccessBeforePassing)
@@ -58,6 +55,11 @@ func (d *decoder) check(o *object, address string, port int) Check {
 	s.integer("failures_before_critical", &c.FailuresBeforeCritical)
 	s.duration("deregister_critical_service_after", &c.DeregisterCriticalServiceAfter)
 	d.shortForm(s, &c, address, port)
+	s.refuse("%q of a check is not supported", []refusal{
+		{"disable_redirects", "Consul's API client, with which Outrider registers, does not know it. Let the check name a URL that does not redirect."},
+		{"os_service", "It exists on Windows only, where Outrider does not run. Use another kind of check."},
+		{"output_max_size", "Consul's API client, with which Outrider registers, does not know it. Remove it: Consul keeps 4 KiB of output."},
+	})
 	s.refuse(nomadOnly, []refusal{
 		{"address_mode", "Write the address into the check itself: http = \"http://10.0.0.5:8080/health\"."},
 		{"check_restart", "Outrider does not restart the application. Remove it, and let systemd do that."},

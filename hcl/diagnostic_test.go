@@ -190,7 +190,7 @@ func TestSecretsOfAConfigAreNotPrinted(t *testing.T) {
 	}
 	for _, shown := range []string{
 		fmt.Sprint(cfg), fmt.Sprintf("%+v", *cfg), fmt.Sprintf("%#v", *cfg), fmt.Sprintf("%q", cfg.Consul.Token),
-		fmt.Sprintf("%v", []any{cfg.Consul}), fmt.Sprintf("%s", cfg.Consul.Token), string(encoded),
+		fmt.Sprintf("%v", []any{cfg.Consul}), cfg.Consul.Token.String(), string(encoded),
 	} {
 		if strings.Contains(shown, secret) || !strings.Contains(shown, "hidden") {
 			t.Errorf("printed as %s", shown)

@@ -92,8 +92,8 @@ func (s *scope) argument(name string, aliases ...string) hclsyntax.Expression {
 
 // block returns the object of a name that may be given once, and an empty object
 // when it is absent.
-func (s *scope) block(name string, aliases ...string) (o *object, given bool) {
-	fields := s.take(name, aliases...)
+func (s *scope) block(name string) (o *object, given bool) {
+	fields := s.take(name)
 	s.noLabels(fields)
 	found := s.d.objects(s.path(name), fields, false)
 	if len(found) == 0 {

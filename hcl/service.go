@@ -40,7 +40,7 @@ type Weights struct {
 }
 
 // A Check is a health check with the fields of Consul's check definition.
-// Exactly one kind is set: HTTP, H2Ping, TCP, UDP, GRPC, Args, OSService, TTL, or
+// Exactly one kind is set: HTTP, H2Ping, TCP, UDP, GRPC, Args, TTL, or
 // an alias (AliasService, AliasNode). The short form of a Nomad job (type, path,
 // port) has been converted.
 type Check struct {
@@ -49,11 +49,10 @@ type Check struct {
 	Notes  string
 	Status string // initial: passing, warning, critical; "" means critical
 
-	HTTP             string // URL
-	Method           string // "" means GET
-	Header           map[string][]string
-	Body             string
-	DisableRedirects bool
+	HTTP   string // URL
+	Method string // "" means GET
+	Header map[string][]string
+	Body   string
 
 	H2Ping       string // host:port
 	H2PingUseTLS bool
@@ -66,14 +65,12 @@ type Check struct {
 	Args              []string // a script; Consul must allow script checks
 	DockerContainerID string   // runs Args inside a container
 	Shell             string   // of the container
-	OSService         string
 	TTL               time.Duration
 	AliasService      string // a service ID
 	AliasNode         string
 
 	Interval      time.Duration // between two runs; zero only for TTL and alias
 	Timeout       time.Duration // 0 means Consul's default
-	OutputMaxSize int           // bytes; 0 means Consul's default
 	TLSServerName string
 	TLSSkipVerify bool
 

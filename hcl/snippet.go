@@ -129,16 +129,17 @@ func (s *source) context(at int) string {
 }
 
 func blockName(block *hclsyntax.Block) string {
-	name := block.Type
+	var name strings.Builder
+	name.WriteString(block.Type)
 	for _, label := range block.Labels {
-		name += fmt.Sprintf(" %q", label)
+		fmt.Fprintf(&name, " %q", label)
 	}
 	if attr := block.Body.Attributes["name"]; attr != nil && block.Type == "service" {
 		if value, diags := attr.Expr.Value(nil); !diags.HasErrors() {
 			if text, ok := stringOf(value); ok {
-				name += fmt.Sprintf(" %q", text)
+				fmt.Fprintf(&name, " %q", text)
 			}
 		}
 	}
-	return name
+	return name.String()
 }

@@ -80,7 +80,7 @@ func wrap(line string, width int) string {
 	}
 	var b strings.Builder
 	column := 0
-	for _, word := range strings.Fields(line) {
+	for word := range strings.FieldsSeq(line) {
 		length := utf8.RuneCountInString(word)
 		switch {
 		case column == 0:

@@ -242,7 +242,7 @@ func (v *validator) check(path string, c Check) {
 	kinds, periodic := checkKinds(c)
 	switch {
 	case len(kinds) == 0:
-		if !v.anyBroken(path, "http", "h2ping", "tcp", "udp", "grpc", "args", "os_service", "ttl", "alias_service", "alias_node", "type") {
+		if !v.anyBroken(path, "http", "h2ping", "tcp", "udp", "grpc", "args", "ttl", "alias_service", "alias_node", "type") {
 			v.err(path, "Check without a kind", `Say what is checked: http = "http://127.0.0.1:8080/health", tcp = "127.0.0.1:8080", grpc, udp, ttl, args or alias_service.`)
 		}
 		return
@@ -293,7 +293,7 @@ func checkKinds(c Check) (kinds []string, periodic bool) {
 		periodic bool
 	}{
 		{"http", c.HTTP != "", true}, {"h2ping", c.H2Ping != "", true}, {"tcp", c.TCP != "", true}, {"udp", c.UDP != "", true},
-		{"grpc", c.GRPC != "", true}, {"args", len(c.Args) > 0, true}, {"os_service", c.OSService != "", true},
+		{"grpc", c.GRPC != "", true}, {"args", len(c.Args) > 0, true},
 		{"ttl", c.TTL != 0, false}, {"alias_service", c.AliasService != "" || c.AliasNode != "", false},
 	}
 	for _, k := range all {

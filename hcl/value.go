@@ -24,9 +24,9 @@ func (s *scope) str(name string, into *string, aliases ...string) {
 
 // secret decodes a string that must not be shown, and notes whether it was
 // written literally.
-func (s *scope) secret(name string, into *Secret, aliases ...string) {
+func (s *scope) secret(name string, into *Secret) {
 	var text string
-	s.str(name, &text, aliases...)
+	s.str(name, &text)
 	*into = Secret(text)
 }
 
@@ -38,23 +38,23 @@ func (s *scope) template(name string, into *string) {
 }
 
 // boolean decodes true or false.
-func (s *scope) boolean(name string, into *bool, aliases ...string) {
-	scalar(s, name, aliases, into, asBool, strconv.ParseBool)
+func (s *scope) boolean(name string, into *bool) {
+	scalar(s, name, nil, into, asBool, strconv.ParseBool)
 }
 
 // integer decodes a whole number that is not negative.
-func (s *scope) integer(name string, into *int, aliases ...string) {
-	scalar(s, name, aliases, into, asInteger, strconv.Atoi)
+func (s *scope) integer(name string, into *int) {
+	scalar(s, name, nil, into, asInteger, strconv.Atoi)
 }
 
 // port decodes a TCP port: a number, or a string holding one as Nomad writes it.
-func (s *scope) port(name string, into *int, aliases ...string) {
-	scalar(s, name, aliases, into, asPort, strconv.Atoi)
+func (s *scope) port(name string, into *int) {
+	scalar(s, name, nil, into, asPort, strconv.Atoi)
 }
 
 // duration decodes a duration such as "10s"; it may not be negative.
-func (s *scope) duration(name string, into *time.Duration, aliases ...string) {
-	scalar(s, name, aliases, into, asDuration, time.ParseDuration)
+func (s *scope) duration(name string, into *time.Duration) {
+	scalar(s, name, nil, into, asDuration, time.ParseDuration)
 }
 
 // list decodes a list of strings; nil when it is absent.
@@ -120,7 +120,7 @@ func (d *decoder) eval(path string, expr hclsyntax.Expression) (cty.Value, bool)
 // comes from elsewhere then.
 func (d *decoder) onlyKnownCalls(path string, expr hclsyntax.Expression) (called, ok bool) {
 	ok = true
-	hclsyntax.VisitAll(expr, func(n hclsyntax.Node) hcl.Diagnostics {
+	_ = hclsyntax.VisitAll(expr, func(n hclsyntax.Node) hcl.Diagnostics {
 		const remedy = `Expressions have env("NAME"), env("NAME", "default") and file("path") only.`
 		switch n := n.(type) {
 		case *hclsyntax.ForExpr, *hclsyntax.SplatExpr:

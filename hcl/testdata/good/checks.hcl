@@ -40,10 +40,6 @@ service {
     interval = "10s"
   }
   check {
-    os_service = "web"
-    interval   = "10s"
-  }
-  check {
     docker_container_id = "f972c95ebf0e"
     shell               = "/bin/bash"
     args                = ["/check.sh"]
