@@ -45,6 +45,8 @@ type session struct {
 	service    connect.Service
 	leaf       atomic.Pointer[leafSource]
 	bundle     atomic.Pointer[connect.TrustBundle]
+
+	defaultFrom atomic.Pointer[string]
 }
 
 func newSidecar(a *Agent, ref Sidecar, foreign bool) *sidecar {
@@ -132,12 +134,18 @@ func (s *session) setRegistration(r consul.Registration) {
 	}
 	s.assembler.SetRegistration(r.Service, r.Upstreams)
 	s.agent.watches.Intentions.Reconcile(s.owner, map[consul.IntentionsKey]func(consul.Intentions){
-		consul.ServiceIntentionsKey(r.Service): func(i consul.Intentions) { s.assembler.SetIntentions(i.Rules, i.Default) },
+		consul.ServiceIntentionsKey(r.Service): s.setIntentions,
 	})
 	s.once.Do(func() {
 		s.service = r.Service
 		close(s.registered)
 	})
+}
+
+func (s *session) setIntentions(i consul.Intentions) {
+	s.log.Debug("intentions", "rules", len(i.Rules), "default", i.Default, "default_from", i.DefaultFrom)
+	s.defaultFrom.Store(&i.DefaultFrom)
+	s.assembler.SetIntentions(i.Rules, i.Default)
 }
 
 func (s *session) setBundle(b *connect.TrustBundle) {

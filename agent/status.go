@@ -39,6 +39,7 @@ type SidecarStatus struct {
 	Leaf          *LeafStatus // nil before the first snapshot
 	Roots         []RootStatus
 	DefaultPolicy string
+	DefaultFrom   string // how the default policy was learnt
 	Intentions    []IntentionStatus
 	Proxy         proxy.Status
 }
@@ -121,6 +122,9 @@ func (s *sidecar) status(ctx context.Context) SidecarStatus {
 		return out
 	}
 	out.Service, out.DefaultPolicy = snapshot.Service.Name, snapshot.DefaultAction.String()
+	if from := ses.defaultFrom.Load(); from != nil {
+		out.DefaultFrom = *from
+	}
 	out.Leaf = ses.renewal(leafStatus(snapshot.Leaf))
 	for _, root := range snapshot.Bundle.Roots {
 		out.Roots = append(out.Roots, rootStatus(root))

@@ -179,7 +179,7 @@ func (p printer) inbound(s agent.SidecarStatus) {
 		p.line(1, "%-11s %s → %s  %s  (precedence %d)", heading(n, "intentions"), i.Source, i.Target, i.Action, i.Precedence)
 	}
 	if s.DefaultPolicy != "" {
-		p.line(1, "%-11s everybody else  %s  (default policy)", heading(len(s.Intentions), "intentions"), s.DefaultPolicy)
+		p.line(1, "%-11s everybody else  %s  (default policy%s)", heading(len(s.Intentions), "intentions"), s.DefaultPolicy, optional(": ", s.DefaultFrom))
 	}
 }
 

@@ -45,8 +45,7 @@ func parseAddress(address string) (base, error) {
 // withoutURL strips the address from an error of package url: it may hold a
 // password.
 func withoutURL(err error) error {
-	var e *url.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -62,8 +63,7 @@ func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
 		return nil, err
 	}
 	// The library would take what is left empty here from the environment;
-	// the guard's token and our HTTP client come before all of that. The word
-	// for a token keeps the library from reading a token file of its own.
+	// the guard's token and our HTTP client come before all of that.
 	writer, err := api.NewClient(&api.Config{
 		Address:    b.host,
 		Scheme:     b.scheme,
@@ -72,7 +72,7 @@ func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
 		Namespace:  cfg.Namespace,
 		Partition:  cfg.Partition,
 		HttpClient: httpClient,
-		Token:      "replaced by the guard",
+		Token:      noToken,
 		HttpAuth:   basicAuth(cfg.HTTPAuth),
 	})
 	if err != nil {
@@ -155,9 +155,7 @@ func (c *Client) parameters(r request, after watch.Cursor) (url.Values, time.Dur
 			params.Set(name, value)
 		}
 	}
-	for name, values := range r.params {
-		params[name] = values
-	}
+	maps.Copy(params, r.params)
 	if after.Index == 0 && after.Hash == "" {
 		return params, answerWithin
 	}
@@ -211,12 +209,10 @@ func (e *statusError) Error() string {
 
 // status returns the status code behind an error, or 0.
 func status(err error) int {
-	var own *statusError
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*statusError](err); ok {
 		return own.code
 	}
-	var foreign api.StatusError
-	if errors.As(err, &foreign) {
+	if foreign, ok := errors.AsType[api.StatusError](err); ok {
 		return foreign.Code
 	}
 	return 0

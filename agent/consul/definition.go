@@ -18,6 +18,7 @@ import (
 // registered. The words are those of Consul's service definition.
 type Definition struct {
 	ID                string // empty: the name
+	Token             string // ACL token to register with; empty: the client's
 	Name              string
 	Namespace         string
 	Partition         string
@@ -46,12 +47,16 @@ type TaggedAddress struct {
 // port, the service's address, tags and meta, and two checks (Consul, sidecar
 // service registration).
 type Sidecar struct {
-	Address string
-	Port    int
-	Tags    []string
-	Meta    map[string]string
-	Checks  []Check
-	Proxy   Proxy
+	Name              string // empty: the service's name with "-sidecar-proxy" behind it
+	Address           string
+	Port              int
+	Tags              []string
+	Meta              map[string]string
+	Weights           *Weights
+	TaggedAddresses   map[string]TaggedAddress
+	EnableTagOverride bool
+	Checks            []Check
+	Proxy             Proxy
 }
 
 // Proxy is the proxy block of a sidecar.
@@ -96,6 +101,8 @@ type ExposePath struct {
 type Check struct {
 	ID, Name, Notes, Status string
 	Args                    []string // a script; the agent must allow them
+	DockerContainerID       string   // runs Args inside a container, with Shell
+	Shell                   string
 	HTTP, Method, Body      string
 	Header                  map[string][]string
 	TCP                     string
@@ -140,16 +147,11 @@ func (d Definition) registration() (*api.AgentServiceRegistration, error) {
 		SocketPath:        d.SocketPath,
 		Tags:              d.Tags,
 		EnableTagOverride: d.EnableTagOverride,
-		TaggedAddresses:   make(map[string]api.ServiceAddress, len(d.TaggedAddresses)),
+		TaggedAddresses:   addresses(d.TaggedAddresses),
+		Weights:           weights(d.Weights),
 		Meta:              maps.Clone(d.Meta),
 		Checks:            checks(d.Checks),
 		Connect:           &api.AgentServiceConnect{SidecarService: d.Sidecar.registration()},
-	}
-	for tag, a := range d.TaggedAddresses {
-		r.TaggedAddresses[tag] = api.ServiceAddress{Address: a.Address, Port: a.Port}
-	}
-	if d.Weights != nil {
-		r.Weights = &api.AgentWeights{Passing: d.Weights.Passing, Warning: d.Weights.Warning}
 	}
 	content, err := json.Marshal(r)
 	if err != nil {
@@ -161,6 +163,21 @@ func (d Definition) registration() (*api.AgentServiceRegistration, error) {
 	}
 	r.Meta[fingerprintKey] = hex.EncodeToString(hash[:8])
 	return r, nil
+}
+
+func addresses(tagged map[string]TaggedAddress) map[string]api.ServiceAddress {
+	all := make(map[string]api.ServiceAddress, len(tagged))
+	for tag, a := range tagged {
+		all[tag] = api.ServiceAddress{Address: a.Address, Port: a.Port}
+	}
+	return all
+}
+
+func weights(w *Weights) *api.AgentWeights {
+	if w == nil {
+		return nil
+	}
+	return &api.AgentWeights{Passing: w.Passing, Warning: w.Warning}
 }
 
 func (s Sidecar) registration() *api.AgentServiceRegistration {
@@ -194,9 +211,14 @@ func (s Sidecar) registration() *api.AgentServiceRegistration {
 			ListenerPort: p.ListenerPort, Path: p.Path, LocalPathPort: p.LocalPathPort, Protocol: p.Protocol,
 		})
 	}
-	return &api.AgentServiceRegistration{
-		Address: s.Address, Port: s.Port, Tags: s.Tags, Meta: s.Meta, Checks: checks(s.Checks), Proxy: proxy,
+	r := &api.AgentServiceRegistration{
+		Name: s.Name, Address: s.Address, Port: s.Port, Tags: s.Tags, Meta: s.Meta, Weights: weights(s.Weights),
+		EnableTagOverride: s.EnableTagOverride, Checks: checks(s.Checks), Proxy: proxy,
 	}
+	if s.TaggedAddresses != nil {
+		r.TaggedAddresses = addresses(s.TaggedAddresses)
+	}
+	return r
 }
 
 func checks(list []Check) api.AgentServiceChecks {
@@ -204,7 +226,7 @@ func checks(list []Check) api.AgentServiceChecks {
 	for _, c := range list {
 		all = append(all, &api.AgentServiceCheck{
 			CheckID: c.ID, Name: c.Name, Notes: c.Notes, Status: c.Status,
-			Args: c.Args,
+			Args: c.Args, DockerContainerID: c.DockerContainerID, Shell: c.Shell,
 			HTTP: c.HTTP, Method: c.Method, Body: c.Body, Header: c.Header,
 			TCP: c.TCP, TCPUseTLS: c.TCPUseTLS, UDP: c.UDP,
 			GRPC: c.GRPC, GRPCUseTLS: c.GRPCUseTLS,

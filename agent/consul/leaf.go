@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/outrider-mesh/outrider/agent/watch"
 	"github.com/outrider-mesh/outrider/connect"
@@ -106,29 +107,22 @@ func (l *Leaf) Run(ctx context.Context) error {
 		l.mu.Unlock()
 		l.signal()
 	}})
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- l.watch.Run(ctx) }()
-	err := l.follow(ctx, ended)
-	cancel()
-	if err == nil {
-		err = <-ended
-	}
-	if err != nil {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.watch.Run(ctx) })
+	group.Go(func() error { l.follow(ctx); return nil })
+	if err := group.Wait(); err != nil {
 		return fmt.Errorf("keep the leaf of %q fresh: %w", l.service.Name, err)
 	}
 	return nil
 }
 
-// follow publishes at each change until ctx ends (nil) or the watch does.
-func (l *Leaf) follow(ctx context.Context, ended <-chan error) error {
+// follow publishes at each change until ctx ends.
+func (l *Leaf) follow(ctx context.Context) {
 	var published *connect.Leaf
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case err := <-ended:
-			return err
+			return
 		case <-l.wake:
 		}
 		l.mu.Lock()

@@ -147,7 +147,7 @@ func (r *Registrar) apply(ctx context.Context, d Definition) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	opts := api.ServiceRegisterOpts{ReplaceExistingChecks: true}.WithContext(ctx)
+	opts := api.ServiceRegisterOpts{ReplaceExistingChecks: true, Token: d.Token}.WithContext(ctx)
 	if err := r.client.api.Agent().ServiceRegisterOpts(wanted, opts); err != nil {
 		needs := fmt.Sprintf("service:write on %q and %q", d.Name, d.Name+"-sidecar-proxy")
 		return fmt.Errorf("register service %q: %w", wanted.ID, explain(err, needs, r.client.where()))
@@ -158,7 +158,7 @@ func (r *Registrar) apply(ctx context.Context, d Definition) error {
 	maintenance := r.maintenance
 	r.mu.Unlock()
 	if maintenance != nil {
-		return r.maintain(ctx, d.ProxyID(), true, *maintenance)
+		return r.client.Maintenance(ctx, d.ProxyID(), true, *maintenance)
 	}
 	return nil
 }
@@ -191,23 +191,9 @@ func (r *Registrar) Maintenance(ctx context.Context, on bool, reason string) err
 	r.mu.Unlock()
 	var errs []error
 	for _, d := range definitions {
-		errs = append(errs, r.maintain(ctx, d.ProxyID(), on, reason))
+		errs = append(errs, r.client.Maintenance(ctx, d.ProxyID(), on, reason))
 	}
 	return errors.Join(errs...)
-}
-
-func (r *Registrar) maintain(ctx context.Context, id string, on bool, reason string) error {
-	query := new(api.QueryOptions).WithContext(ctx)
-	var err error
-	if on {
-		err = r.client.api.Agent().EnableServiceMaintenanceOpts(id, reason, query)
-	} else {
-		err = r.client.api.Agent().DisableServiceMaintenanceOpts(id, query)
-	}
-	if err != nil {
-		return fmt.Errorf("set maintenance of %q to %t: %w", id, on, explain(err, fmt.Sprintf("service:write on the service of %q", id), r.client.where()))
-	}
-	return nil
 }
 
 // Deregister removes every service there is a definition of, with its sidecar.

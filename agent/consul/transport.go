@@ -26,6 +26,9 @@ const (
 	// maxErrorBody bounds what is kept of an answer that is not 200: it ends
 	// up in logs.
 	maxErrorBody = 512
+	// noToken keeps Consul's client library from taking a token out of the
+	// environment; it is never sent.
+	noToken = "the token of the configuration"
 	// maxToken bounds a token file; a token is a UUID or a JWT.
 	maxToken = 64 << 10
 )
@@ -73,14 +76,17 @@ type guard struct {
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
-	token, err := g.token.current()
-	if err != nil {
-		return nil, err
-	}
 	request = request.Clone(request.Context())
-	request.Header.Del("X-Consul-Token")
-	if token != "" {
-		request.Header.Set("X-Consul-Token", token)
+	// A request may carry a token of its own, that of one service.
+	if own := request.Header.Get("X-Consul-Token"); own == "" || own == noToken {
+		token, err := g.token.current()
+		if err != nil {
+			return nil, err
+		}
+		request.Header.Del("X-Consul-Token")
+		if token != "" {
+			request.Header.Set("X-Consul-Token", token)
+		}
 	}
 	response, err := g.next.RoundTrip(request)
 	if err != nil {

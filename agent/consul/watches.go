@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
@@ -271,7 +272,7 @@ func (c *Client) service(ctx context.Context, id string, after watch.Cursor) (wi
 	var w wireService
 	m, err := c.get(ctx, request{doing: doing, path: "/v1/agent/service/" + id, params: url.Values{}, needs: fmt.Sprintf("service:read on the service of %q", id)}, after, &w)
 	switch {
-	case status(err) == 404:
+	case status(err) == http.StatusNotFound:
 		return w, m, fmt.Errorf("%w: %w at the agent %s", err, errNotRegistered, c.where())
 	case err != nil:
 		return w, m, err
