@@ -64,7 +64,7 @@ race: unit ## another name for unit
 # Never from the test cache: the servers are no input that Go could watch.
 integration: servers ## whole agents against real Consul and Vault
 	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) \
-	    $(GO) test -race -vet=off -count=1 -timeout 20m ./integration/...
+	    $(GO) test -race -vet=off -count=1 -parallel 4 -timeout 20m ./integration/...
 
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@{ grep -rn --include='*_test.go' '^func Fuzz' . || true; } | sed -E 's,^(.*)/[^/]*:[0-9]+:func (Fuzz[A-Za-z0-9_]*).*,\1 \2,' | sort -u | \

@@ -118,7 +118,7 @@ func TestTrafficMovesWhenAnEndpointLeaves(t *testing.T) {
 	web.usableEndpoints(t, 2)
 	seen := map[string]int{}
 	for range 20 {
-		seen[mustDial(t, port).server]++
+		seen[servedBy(t, port)]++
 	}
 	if seen["one"] != 10 || seen["two"] != 10 {
 		t.Errorf("20 calls were spread %v", seen)
@@ -128,8 +128,8 @@ func TestTrafficMovesWhenAnEndpointLeaves(t *testing.T) {
 	web.usableEndpoints(t, 1)
 	l.end(t)
 	for range 10 {
-		if c := mustDial(t, port); c.server != "two" {
-			t.Fatalf("a call went to %q", c.server)
+		if server := servedBy(t, port); server != "two" {
+			t.Fatalf("a call went to %q", server)
 		}
 	}
 }
@@ -162,8 +162,8 @@ func TestFailoverTargetTakesOver(t *testing.T) {
 	writeConfig(t, consul, `{"Kind":"service-resolver","Name":"api","ConnectTimeout":"1s","Failover":{"*":{"Service":"backup"}}}`)
 	web := start(t, consul, service{name: "web", upstream: "api", port: port}.stanza(t))
 	web.usableEndpoints(t, 2)
-	if c := mustDial(t, port); c.server != "primary" {
-		t.Fatalf("a call went to %q while the primary is there", c.server)
+	if server := servedBy(t, port); server != "primary" {
+		t.Fatalf("a call went to %q while the primary is there", server)
 	}
 	primary.stop(t)
 	until(t, "the failover target serves", func() error {
@@ -212,8 +212,8 @@ func TestRedirectAndSubsetsAreFollowed(t *testing.T) {
 	web := start(t, consul, service{name: "web", upstream: "old-name", port: port}.stanza(t))
 	web.usableEndpoints(t, 1)
 	for range 6 {
-		if c := mustDial(t, port); c.server != "v2" {
-			t.Fatalf("a call went to %q", c.server)
+		if server := servedBy(t, port); server != "v2" {
+			t.Fatalf("a call went to %q", server)
 		}
 	}
 }

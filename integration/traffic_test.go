@@ -107,6 +107,17 @@ func mustDial(t *testing.T, port int) *call {
 	return c
 }
 
+// servedBy makes one call and names who answered.
+func servedBy(t *testing.T, port int) string {
+	t.Helper()
+	c, err := dial(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	return c.server
+}
+
 // closedWithin fails the test unless the other side closes c in time.
 func (c *call) closedWithin(t *testing.T, d time.Duration) time.Duration {
 	t.Helper()
