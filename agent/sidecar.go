@@ -71,6 +71,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		return err
 	}
 	s.proxyID.Store(&id)
+	s.awaitRegistration(ctx)
 	s.leaveMaintenance(ctx, id)
 	ses := &session{
 		sidecar: s, owner: id,
@@ -97,6 +98,21 @@ func (s *sidecar) find(ctx context.Context) (string, error) {
 		return s.ref.ProxyID, nil
 	}
 	return s.agent.consul.FindProxy(ctx, s.ref.ServiceID)
+}
+
+// awaitRegistration gives our own registration a moment, so that the first look
+// at it finds it. It is no more than that: a registration that an earlier process
+// left serves as well, while this one's fails.
+func (s *sidecar) awaitRegistration(ctx context.Context) {
+	const moment = 2 * time.Second
+	if s.foreign {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	if err := s.agent.registrar.Wait(ctx, s.ref.ServiceID); err != nil {
+		s.log.Debug("going on without", "error", err)
+	}
 }
 
 // leaveMaintenance ends what a drain that was cut short may have left behind.

@@ -36,6 +36,8 @@ type Registrar struct {
 	definitions []Definition
 	removed     map[string]bool // IDs of services that are no longer wanted
 	maintenance *string         // the reason, nil when off
+	registered  map[string]bool // IDs of services that Consul has as they are to be
+	progress    chan struct{}   // closed and replaced when registered grows
 }
 
 // NewRegistrar returns a registrar of definitions, which it keeps.
@@ -46,6 +48,36 @@ func (c *Client) NewRegistrar(definitions []Definition, logger hclog.Logger) *Re
 		wake:        make(chan struct{}, 1),
 		definitions: slices.Clone(definitions),
 		removed:     make(map[string]bool),
+		registered:  make(map[string]bool),
+		progress:    make(chan struct{}),
+	}
+}
+
+// Wait returns nil once the service with the given ID has been registered, or
+// found registered, since the registrar was made; or the error of ctx.
+func (r *Registrar) Wait(ctx context.Context, serviceID string) error {
+	for {
+		r.mu.Lock()
+		done, progress := r.registered[serviceID], r.progress
+		r.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the registration of %q: %w", serviceID, ctx.Err())
+		case <-progress:
+		}
+	}
+}
+
+func (r *Registrar) done(serviceID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.registered[serviceID] {
+		r.registered[serviceID] = true
+		close(r.progress)
+		r.progress = make(chan struct{})
 	}
 }
 
@@ -119,12 +151,15 @@ func (r *Registrar) reconcile(ctx context.Context) error {
 		}
 		r.mu.Lock()
 		delete(r.removed, id)
+		delete(r.registered, id)
 		r.mu.Unlock()
 	}
 	for _, d := range definitions {
 		if err := r.apply(ctx, d); err != nil {
 			errs = append(errs, err)
+			continue
 		}
+		r.done(d.ServiceID())
 	}
 	return errors.Join(errs...)
 }

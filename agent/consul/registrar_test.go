@@ -368,3 +368,25 @@ func TestADefinitionIsWrittenInConsulsWords(t *testing.T) {
 		}
 	}
 }
+
+func TestWaitEndsWithTheRegistrationOrItsContext(t *testing.T) {
+	_, client := newCatalog(t)
+	r := client.NewRegistrar([]Definition{definition("web", 80)}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Wait(ctx, "web"); !errors.Is(err, context.Canceled) {
+		t.Errorf("before anything is registered: %v", err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	running, stop := context.WithCancel(t.Context())
+	go func() { ended <- r.Run(running) }()
+	if err := r.Wait(ctx, "web"); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
