@@ -87,13 +87,19 @@ func start(t *testing.T, consul *realserver.Consul, config string) *outrider {
 	return o
 }
 
-// run starts the process; it is ended with the test, and a data race or a
-// panic in it fails the test.
+// run starts the process with the environment of Consul's own commands.
 func (o *outrider) run(t *testing.T, consul *realserver.Consul, args ...string) {
+	t.Helper()
+	o.runWith(t, append(os.Environ(), consul.Env()...), args...)
+}
+
+// runWith starts the process; it is ended with the test, and a data race or a
+// panic in it fails the test.
+func (o *outrider) runWith(t *testing.T, env []string, args ...string) {
 	t.Helper()
 	o.log, o.done = &lockedBuffer{}, make(chan struct{})
 	o.cmd = exec.Command(binary, args...)
-	o.cmd.Env = append(os.Environ(), consul.Env()...)
+	o.cmd.Env = env
 	o.cmd.Stdout, o.cmd.Stderr = o.log, o.log
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := o.cmd.Start(); err != nil {
