@@ -141,8 +141,9 @@ func (st *state) putChecks(s *service, replace bool) {
 	if !replace {
 		return
 	}
+	// Maintenance goes too: to Consul it is a check as any other.
 	for id, c := range st.checks {
-		if c.serviceID == s.def.ID && !wanted[id] && c.kind != kindMaintenance {
+		if c.serviceID == s.def.ID && !wanted[id] {
 			delete(st.checks, id)
 			st.touch(s)
 		}

@@ -80,7 +80,7 @@ func (s *Server) routes() *http.ServeMux {
 		mux.Handle(pattern, s.dispatch(methods))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		plain(w, http.StatusNotFound, "Invalid URL path: not a recognized HTTP API endpoint")
+		plain(w, http.StatusNotFound, "Invalid URL path: not a recognized HTTP API endpoint\n")
 	})
 	return mux
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +108,7 @@ func (s *Server) getRoots(w http.ResponseWriter, r *http.Request) error {
 		for i, each := range st.ca.roots {
 			view.Roots = append(view.Roots, st.viewRoot(each, i == 0))
 		}
+		slices.SortFunc(view.Roots, func(a, b rootView) int { return strings.Compare(a.ID, b.ID) })
 		return answer{index: st.at(caTopic), value: view}, nil
 	})
 }

@@ -274,8 +274,8 @@ func (c *compiler) failover(primary place, entry *resolver) (*failoverView, erro
 		if err != nil {
 			return nil, err
 		}
-		if id := resolved.id(); resolved != primary && !slices.Contains(ids, id) {
-			ids = append(ids, id)
+		if resolved != primary {
+			ids = append(ids, resolved.id())
 		}
 	}
 	if len(ids) == 0 {

@@ -4,6 +4,7 @@
 package miniconsul
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,6 +48,13 @@ type head struct {
 }
 
 func (h *head) header() *head { return h }
+
+func (h *head) key() entryKey {
+	if h.Kind == kindMesh {
+		return entryKey{kindMesh, kindMesh}
+	}
+	return entryKey{h.Kind, h.Name}
+}
 
 // An entry is one config entry. It is not written to once it is stored.
 type entry interface {
@@ -170,19 +178,19 @@ func (st *state) putEntry(e entry) error {
 	if !isDefault(h.Namespace) || !isDefault(h.Partition) {
 		return errors.New("there is only the default namespace and partition")
 	}
-	if h.Name == "" {
+	key := h.key()
+	if key.name == "" {
 		return refuse("Name is required")
 	}
 	if err := e.validate(); err != nil {
 		return err
 	}
-	key := entryKey{h.Kind, h.Name}
 	if st.entries[key] == nil && len(st.entries) >= maxEntries {
 		return fmt.Errorf("write %s %q: %w: at most %d config entries", h.Kind, h.Name, errFull, maxEntries)
 	}
 	next := maps.Clone(st.entries)
 	next[key] = e
-	if err := st.try(next); err != nil {
+	if err := st.try(next, key); err != nil {
 		return err
 	}
 	old := st.entries[key]
@@ -191,7 +199,7 @@ func (st *state) putEntry(e entry) error {
 	if old != nil {
 		h.CreateIndex = old.header().CreateIndex
 	}
-	if h.Kind == kindResolver {
+	if h.Kind == kindResolver || h.Kind == kindServiceDefaults {
 		st.assignVIP(h.Name)
 	}
 	return nil
@@ -205,7 +213,7 @@ func (st *state) deleteEntry(key entryKey) error {
 	}
 	next := maps.Clone(st.entries)
 	delete(next, key)
-	if err := st.try(next); err != nil {
+	if err := st.try(next, key); err != nil {
 		return err
 	}
 	st.replaceEntries(next)
@@ -226,9 +234,17 @@ func (st *state) replaceEntries(next entries) {
 }
 
 // try refuses entries that contradict each other: every chain that an entry
-// takes part in must still compile, and permissions need HTTP.
-func (st *state) try(next entries) error {
-	for key, each := range next {
+// takes part in must still compile, and permissions need HTTP. What changed is
+// looked at first, so that the error is about it.
+func (st *state) try(next entries, changed entryKey) error {
+	keys := slices.SortedFunc(maps.Keys(next), func(a, b entryKey) int {
+		return cmp.Or(strings.Compare(a.kind, b.kind), strings.Compare(a.name, b.name))
+	})
+	if i := slices.Index(keys, changed); i >= 0 {
+		keys[0], keys[i] = keys[i], keys[0]
+	}
+	for _, key := range keys {
+		each := next[key]
 		switch each := each.(type) {
 		case *resolver, *serviceDefaults:
 			if _, err := compileChain(next, key.name, chainOptions{datacenter: st.opts.Datacenter, trustDomain: st.opts.TrustDomain}); err != nil {

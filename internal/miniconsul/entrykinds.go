@@ -156,7 +156,8 @@ type requestNormalization struct {
 
 type meshPeering struct{ PeerThroughMeshGateways bool }
 
-func (e *mesh) complete() { e.Name = kindMesh }
+// complete drops the name: there is one mesh, and Consul shows none.
+func (e *mesh) complete() { e.Name = "" }
 
 func (e *mesh) validate() error {
 	if e.TLS == nil {

@@ -66,7 +66,8 @@ func (s *Server) getHealth(connect bool) handler {
 			found := []instanceView{}
 			for _, each := range st.instances(name, connect) {
 				v := st.viewInstance(each)
-				hasTags := !slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(each.def.Tags, t) })
+				// Consul takes tags into account for the service itself only.
+				hasTags := connect || !slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(each.def.Tags, t) })
 				if keep.match(each.def) && hasTags && (!onlyPassing || allPassing(v.Checks)) {
 					found = append(found, v)
 				}

@@ -6,6 +6,7 @@ package miniconsul
 import (
 	"errors"
 	"maps"
+	"regexp"
 	"slices"
 )
 
@@ -80,9 +81,9 @@ type hashPolicy struct {
 }
 
 type cookieConfig struct {
-	Session bool     `json:",omitempty"`
-	TTL     duration `json:",omitempty"`
-	Path    string   `json:",omitempty"`
+	Session bool   `json:",omitempty"`
+	TTL     span   `json:",omitempty"`
+	Path    string `json:",omitempty"`
 }
 
 func (e *resolver) complete() {}
@@ -94,9 +95,11 @@ func (e *resolver) isDefault() bool {
 }
 
 func (e *resolver) validate() error {
+	// A subset is a label of the SNI.
+	label := regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	for _, name := range slices.Sorted(maps.Keys(e.Subsets)) {
-		if name == "" {
-			return refuse("Subset defined with empty name")
+		if !label.MatchString(name) {
+			return refuse("Subset %q is invalid: must be 63 characters or fewer, begin or end with lower case alphanumeric characters, and contain lower case alphanumeric characters or '-' in between", name)
 		}
 		if _, err := parseFilter(e.Subsets[name].Filter); err != nil {
 			return refuse("Filter for subset %q is not a valid expression: %w", name, err)

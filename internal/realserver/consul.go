@@ -135,6 +135,16 @@ func (c *Consul) ready(ctx context.Context) error {
 	if len(checks) == 0 || checks[0].Status != "passing" {
 		return errors.New("the node is not in the catalog yet")
 	}
+	// The leader enters the node; the agent adds what it knows of it later.
+	var node struct {
+		Node struct{ TaggedAddresses map[string]string }
+	}
+	if err := c.decode(ctx, "/v1/catalog/node/"+c.options.node, &node); err != nil {
+		return err
+	}
+	if len(node.Node.TaggedAddresses) == 0 {
+		return errors.New("the agent has not synced its node yet")
+	}
 	return nil
 }
 

@@ -9,3 +9,7 @@ import "syscall"
 
 // dieWithParent returns nil: only Linux ties a child's life to its parent's.
 func dieWithParent() *syscall.SysProcAttr { return nil }
+
+// threadsStopped returns nil: where there is no /proc, a signal that was sent
+// must do.
+func threadsStopped(int) error { return nil }
