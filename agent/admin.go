@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -68,8 +69,11 @@ func clearSocket(ctx context.Context, path string) error {
 		return errors.New("the path exists and is not a socket; remove it or set admin.address")
 	}
 	var d net.Dialer
-	if conn, err := d.DialContext(ctx, "unix", path); err == nil {
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
 		_ = conn.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) { // any other error comes from a socket that is alive
 		return errors.New("another outrider runs there; stop it or set admin.address")
 	}
 	return os.Remove(path)
@@ -148,7 +152,7 @@ func (a *Agent) snapshots() map[string]any {
 	out := make(map[string]any)
 	for _, s := range a.sidecars {
 		if ses := s.now.Load(); ses != nil {
-			out[ses.owner] = dump(ses.proxy.Snapshot())
+			out[ses.id()] = dump(ses.proxy.Snapshot())
 		}
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -54,7 +55,8 @@ type Agent struct {
 	vault     *vault.Client // nil: leaves come from Consul
 	started   time.Time
 
-	reload chan reload
+	reload   chan reload
+	sessions atomic.Uint64 // begun so far, over all sidecars
 
 	mu       sync.Mutex
 	config   *hcl.Config

@@ -57,11 +57,13 @@ func TestServicesOfAHostShareWatches(t *testing.T) {
 func TestNothingIsServedBeforeConsulAnswers(t *testing.T) {
 	w := &world{address: silent(t)}
 	r := start(t, w, "web")
-	until(t, "the admin API answers", func() error { _, _, err := r.ask("/live"); return err })
-	code, body, err := r.ask("/ready")
-	if err != nil || code != http.StatusServiceUnavailable || !strings.Contains(body, "registration") {
-		t.Errorf("%d %s %v", code, body, err)
-	}
+	until(t, "it says what it waits for", func() error {
+		code, body, err := r.ask("/ready")
+		if err == nil && (code != http.StatusServiceUnavailable || !strings.Contains(body, "registration")) {
+			err = fmt.Errorf("%d %s", code, body)
+		}
+		return err
+	})
 	port := r.config.Services[0].Connect.SidecarService.Port
 	if c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), time.Second); err == nil {
 		_ = c.Close()

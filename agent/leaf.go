@@ -26,10 +26,12 @@ func (s *session) keepLeaf(ctx context.Context) error {
 	case <-s.registered:
 	}
 	source := s.newLeafSource()
+	s.bundling.Lock()
 	s.leaf.Store(&source)
-	if b := s.bundle.Load(); b != nil {
-		source.SetBundle(b)
+	if s.bundle != nil {
+		source.SetBundle(s.bundle)
 	}
+	s.bundling.Unlock()
 	return source.Run(ctx)
 }
 

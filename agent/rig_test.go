@@ -86,8 +86,9 @@ func newWorld(t *testing.T) *world {
 func (w *world) config(t *testing.T, admin string, services ...string) *hcl.Config {
 	t.Helper()
 	text := fmt.Sprintf("consul { address = %q }\nadmin { address = \"unix://%s\" }\ndrain {\n propagation = \"0s\"\n timeout = \"2s\"\n}\n", w.address, admin)
-	for _, name := range services {
-		text += fmt.Sprintf("service {\n name = %q\n address = \"127.0.0.1\"\n port = %d\n connect {\n sidecar_service {\n port = %d\n}\n}\n}\n", name, freePort(t), freePort(t))
+	ports := freePorts(t, 2*len(services))
+	for i, name := range services {
+		text += fmt.Sprintf("service {\n name = %q\n address = \"127.0.0.1\"\n port = %d\n connect {\n sidecar_service {\n port = %d\n}\n}\n}\n", name, ports[2*i], ports[2*i+1])
 	}
 	cfg, err := hcl.Parse("test.hcl", []byte(text))
 	if err != nil {
@@ -96,14 +97,19 @@ func (w *world) config(t *testing.T, admin string, services ...string) *hcl.Conf
 	return cfg
 }
 
-func freePort(t *testing.T) int {
+// freePorts returns ports that differ: each is held until all are chosen.
+func freePorts(t *testing.T, n int) []int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports
 }
 
 // start runs an agent until the test ends.

@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type sidecar struct {
 	foreign bool // registered by somebody else
 	log     hclog.Logger
 
+	leaving atomic.Bool            // a reload has taken it out of the configuration
 	proxyID atomic.Pointer[string] // nil until known
 	now     atomic.Pointer[session]
 }
@@ -33,7 +35,7 @@ type sidecar struct {
 // session is one run of a sidecar.
 type session struct {
 	*sidecar
-	owner     string
+	owner     string // of watches: another one for each session, as two of one sidecar may overlap
 	assembler *assemble.Assembler
 	proxy     *proxy.Proxy
 	snapshots chan *connect.Snapshot // one slot, the latest
@@ -43,8 +45,15 @@ type session struct {
 	once       sync.Once
 	registered chan struct{} // closed when service is set
 	service    connect.Service
-	leaf       atomic.Pointer[leafSource]
-	bundle     atomic.Pointer[connect.TrustBundle]
+	moved      chan struct{} // one slot: the registration has become another service's
+
+	bundling sync.Mutex // bundles reach the leaf source in order
+	leaf     atomic.Pointer[leafSource]
+	bundle   *connect.TrustBundle
+
+	// Owned by want.
+	chains    map[consul.ChainKey]*feed[connect.UpstreamID, *connect.Chain]
+	endpoints map[consul.EndpointsKey]*feed[connect.TargetID, []connect.Endpoint]
 
 	defaultFrom atomic.Pointer[string]
 }
@@ -74,20 +83,23 @@ func (s *sidecar) run(ctx context.Context) error {
 	s.awaitRegistration(ctx)
 	s.leaveMaintenance(ctx, id)
 	ses := &session{
-		sidecar: s, owner: id,
+		sidecar: s, owner: fmt.Sprintf("%s#%d", id, s.agent.sessions.Add(1)),
 		proxy:      proxy.New(proxy.DefaultLimits(), s.log),
 		snapshots:  make(chan *connect.Snapshot, 1),
 		registered: make(chan struct{}),
+		moved:      make(chan struct{}, 1),
 	}
 	ses.assembler = assemble.New(assemble.Options{Publish: ses.publish, Want: ses.want, Log: s.log})
 	s.now.Store(ses)
 	defer s.now.CompareAndSwap(ses, nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf} {
+	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity} {
 		group.Go(func() error { return guard(func() error { return part(ctx) }) })
 	}
-	ses.subscribe()
 	defer ses.unsubscribe()
+	ses.subscribe()
 	return group.Wait()
 }
 
@@ -131,7 +143,7 @@ func (s *session) subscribe() {
 	w := s.agent.watches
 	w.Roots.Reconcile(s.owner, map[struct{}]func(*connect.TrustBundle){{}: s.setBundle})
 	w.Mesh.Reconcile(s.owner, map[struct{}]func(connect.Mesh){{}: s.assembler.SetMesh})
-	w.Registrations.Reconcile(s.owner, map[string]func(consul.Registration){s.owner: s.setRegistration})
+	w.Registrations.Reconcile(s.owner, map[string]func(consul.Registration){s.id(): s.setRegistration})
 }
 
 func (s *session) unsubscribe() {
@@ -148,14 +160,34 @@ func (s *session) setRegistration(r consul.Registration) {
 	for _, warning := range r.Warnings {
 		s.log.Warn(warning)
 	}
-	s.assembler.SetRegistration(r.Service, r.Upstreams)
-	s.agent.watches.Intentions.Reconcile(s.owner, map[consul.IntentionsKey]func(consul.Intentions){
-		consul.ServiceIntentionsKey(r.Service): s.setIntentions,
-	})
 	s.once.Do(func() {
 		s.service = r.Service
 		close(s.registered)
 	})
+	if r.Service.Identity("") != s.service.Identity("") {
+		select {
+		case s.moved <- struct{}{}:
+		default: // said already
+		}
+		return
+	}
+	s.assembler.SetRegistration(r.Service, r.Upstreams)
+	s.agent.watches.Intentions.Reconcile(s.owner, map[consul.IntentionsKey]func(consul.Intentions){
+		consul.ServiceIntentionsKey(r.Service): s.setIntentions,
+	})
+}
+
+var errMoved = errors.New("the registration now stands for a service of another name, which needs another leaf")
+
+// keepIdentity ends the session when the registration has changed its service:
+// leaf, intentions and watches are those of the identity it began with.
+func (s *session) keepIdentity(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.moved:
+		return errMoved
+	}
 }
 
 func (s *session) setIntentions(i consul.Intentions) {
@@ -165,8 +197,10 @@ func (s *session) setIntentions(i consul.Intentions) {
 }
 
 func (s *session) setBundle(b *connect.TrustBundle) {
-	s.bundle.Store(b)
 	s.assembler.SetBundle(b)
+	s.bundling.Lock()
+	defer s.bundling.Unlock()
+	s.bundle = b
 	if source := s.leaf.Load(); source != nil {
 		(*source).SetBundle(b)
 	}
@@ -183,29 +217,15 @@ func (s *session) want(upstreams []connect.Upstream, targets []connect.Target) {
 			byChain[key] = append(byChain[key], u.ID)
 		}
 	}
-	chains := make(map[consul.ChainKey]func(*connect.Chain), len(byChain))
-	for key, ids := range byChain {
-		chains[key] = func(c *connect.Chain) {
-			for _, id := range ids {
-				s.assembler.SetChain(id, c)
-			}
-		}
-	}
 	byKey := make(map[consul.EndpointsKey][]connect.TargetID)
 	for _, t := range targets {
 		key := consul.TargetEndpointsKey(t, s.service)
 		byKey[key] = append(byKey[key], t.ID)
 	}
-	endpoints := make(map[consul.EndpointsKey]func([]connect.Endpoint), len(byKey))
-	for key, ids := range byKey {
-		endpoints[key] = func(e []connect.Endpoint) {
-			for _, id := range ids {
-				s.assembler.SetEndpoints(id, e)
-			}
-		}
-	}
-	s.agent.watches.Chains.Reconcile(s.owner, chains)
-	s.agent.watches.Endpoints.Reconcile(s.owner, endpoints)
+	s.chains = feeds(s.chains, byChain, s.assembler.SetChain)
+	s.endpoints = feeds(s.endpoints, byKey, s.assembler.SetEndpoints)
+	s.agent.watches.Chains.Reconcile(s.owner, sinks(s.chains))
+	s.agent.watches.Endpoints.Reconcile(s.owner, sinks(s.endpoints))
 }
 
 // publish keeps the latest snapshot for applySnapshots.
@@ -226,9 +246,7 @@ func (s *session) applySnapshots(ctx context.Context) error {
 	for {
 		var again <-chan time.Time
 		if err := s.applyErr.Load(); err != nil && *err != nil {
-			timer := time.NewTimer(backoff)
-			defer timer.Stop()
-			again = timer.C
+			again = time.After(backoff)
 			backoff = min(2*backoff, last)
 		}
 		select {

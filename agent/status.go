@@ -193,11 +193,13 @@ func (a *Agent) readiness() (bool, string) {
 	if a.draining {
 		return false, "draining"
 	}
-	if len(a.sidecars) < len(a.config.Services)+len(a.opts.Sidecars) {
+	staying := maps.Clone(a.sidecars)
+	maps.DeleteFunc(staying, func(_ string, s *sidecar) bool { return s.leaving.Load() })
+	if len(staying) < len(a.config.Services)+len(a.opts.Sidecars) {
 		return false, "starting"
 	}
-	for _, key := range slices.Sorted(maps.Keys(a.sidecars)) {
-		ses := a.sidecars[key].now.Load()
+	for _, key := range slices.Sorted(maps.Keys(staying)) {
+		ses := staying[key].now.Load()
 		if ses == nil {
 			return false, fmt.Sprintf("%s waits for its registration in Consul", key)
 		}
@@ -205,7 +207,7 @@ func (a *Agent) readiness() (bool, string) {
 			return false, fmt.Sprintf("%s waits for %s", key, waitsFor(ses))
 		}
 	}
-	return true, fmt.Sprintf("serving %d sidecars", len(a.sidecars))
+	return true, fmt.Sprintf("serving %d sidecars", len(staying))
 }
 
 func waitsFor(s *session) string {

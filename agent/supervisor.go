@@ -127,6 +127,7 @@ func (s *supervisor) start(ctx context.Context, ref Sidecar, foreign bool) {
 	sc := newSidecar(s.agent, ref, foreign)
 	s.running[ref.key()] = func() {
 		defer end()
+		sc.leaving.Store(true)
 		a := s.agent
 		a.mu.Lock()
 		timeout := a.config.Drain.Timeout

@@ -202,3 +202,21 @@ func TestPEMBundles(t *testing.T) {
 		}
 	}
 }
+
+// Building paths through a pile of certificates is work, and anybody may ask
+// for it by presenting one.
+func TestLongChainIsRefusedUnread(t *testing.T) {
+	ca := meshca.New("root")
+	chain := ca.Leaf("web", nil).Chain
+	for len(chain) < 16 {
+		chain = append(chain, meshca.New("other").Leaf("web", nil).Chain[0])
+	}
+	bundle := meshca.Bundle(ca)
+	if _, err := bundle.Verify(chain, x509.ExtKeyUsageClientAuth, time.Now()); err != nil {
+		t.Errorf("16 certificates: %v", err)
+	}
+	_, err := bundle.Verify(append(chain, chain[1]), x509.ExtKeyUsageClientAuth, time.Now())
+	if peer, ok := errors.AsType[*connect.PeerError](err); !ok || peer.Reason != connect.TLSFailed {
+		t.Errorf("17 certificates: %v", err)
+	}
+}

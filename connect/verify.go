@@ -35,14 +35,22 @@ func mismatch(format string, args ...any) *PeerError {
 	return &PeerError{Reason: IdentityMismatch, Err: fmt.Errorf(format, args...)}
 }
 
+// maxPresented bounds the certificates of one peer: trying the paths through
+// them is work that a stranger can ask for.
+const maxPresented = 16
+
 // Verify checks a presented chain, leaf first, and returns the identity it
 // proves. The leaf must be valid at now for usage, chain to a root of the
 // bundle through the other certificates in any order, not be a CA, and carry
 // exactly one URI SAN: a service of the bundle's trust domain (SPIFFE
-// X.509-SVID; Consul's verification of peers). Errors are of type *PeerError.
+// X.509-SVID; Consul's verification of peers). A chain of more than 16
+// certificates is refused. Errors are of type *PeerError.
 func (b *TrustBundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (Identity, error) {
 	if len(chain) == 0 {
 		return Identity{}, untrusted("the peer presented no certificate")
+	}
+	if len(chain) > maxPresented {
+		return Identity{}, untrusted("the peer presented %d certificates, more than %d", len(chain), maxPresented)
 	}
 	leaf := chain[0]
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {

@@ -241,3 +241,53 @@ func TestPublishedSnapshotsAreNeverWrittenTo(t *testing.T) {
 		r.cancel()
 	})
 }
+
+// A config entry that adds a target must not take the upstream away from the
+// application until the endpoints of that target are known.
+func TestNewChainServesOnceItsEndpointsAreKnownAndTheOldOneUntilThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t)
+		r.core()
+		r.SetRegistration(connect.Service{Name: "web"}, []connect.Upstream{{ID: "api"}})
+		old, next := chain("api.dc1"), chain("api.dc2")
+		r.SetChain("api", old)
+		r.SetEndpoints("api.dc1", []connect.Endpoint{{ID: "a"}})
+		after(time.Minute)
+		r.SetChain("api", next)
+		after(time.Minute)
+		if s := r.last(); len(s.Upstreams) != 1 || s.Chains["api"] != old || len(s.Endpoints["api.dc1"]) != 1 {
+			t.Errorf("while the new target's endpoints are not known: %+v", s)
+		}
+		r.SetEndpoints("api.dc1", nil) // what serves stays up to date
+		after(time.Second)
+		if s := r.last(); len(s.Endpoints["api.dc1"]) != 0 {
+			t.Errorf("endpoints %v", s.Endpoints)
+		}
+		r.SetEndpoints("api.dc2", []connect.Endpoint{{ID: "b"}})
+		after(time.Second)
+		if s := r.last(); s.Chains["api"] != next || len(s.Endpoints["api.dc2"]) != 1 || len(s.Endpoints) != 1 {
+			t.Errorf("afterwards: %+v", s)
+		}
+		if got, want := r.wants[len(r.wants)-2:], []string{"1 upstreams, 2 targets", "1 upstreams, 1 targets"}; !slices.Equal(got, want) {
+			t.Errorf("wants %v, want %v", got, want)
+		}
+		r.cancel()
+	})
+}
+
+// A watch that goes on delivers nothing again.
+func TestUpstreamThatLeavesAndReturnsBeforeAnybodyLooksKeepsWhatIsKnown(t *testing.T) {
+	d := newDraft()
+	service, upstreams := connect.Service{Name: "web"}, []connect.Upstream{{ID: "api"}}
+	d.register(service, upstreams, time.Now())
+	d.setChain("api", chain("api.dc1"))
+	d.setEndpoints("api.dc1", nil)
+	d.wants()
+	d.register(service, nil, time.Now())
+	d.register(service, upstreams, time.Now())
+	d.setChain("api", chain("api.dc2"))
+	d.setChain("api", chain("api.dc1"))
+	if !d.complete(upstreams[0]) || len(d.endpoints) != 1 {
+		t.Error("the draft forgot what its watches will not deliver again")
+	}
+}

@@ -19,7 +19,8 @@ type draft struct {
 	leaf       *connect.Leaf
 	mesh       *connect.Mesh
 	intentions *intentions
-	chains     map[connect.UpstreamID]*connect.Chain
+	chains     map[connect.UpstreamID]*connect.Chain // the latest heard
+	serving    map[connect.UpstreamID]*connect.Chain // the latest whose endpoints are all known
 	endpoints  map[connect.TargetID][]connect.Endpoint
 	since      map[connect.UpstreamID]time.Time // when an upstream was first seen
 	late       map[connect.UpstreamID]bool      // upstreams that ran out of patience
@@ -35,6 +36,7 @@ type intentions struct {
 func newDraft() draft {
 	return draft{
 		chains:    make(map[connect.UpstreamID]*connect.Chain),
+		serving:   make(map[connect.UpstreamID]*connect.Chain),
 		endpoints: make(map[connect.TargetID][]connect.Endpoint),
 		since:     make(map[connect.UpstreamID]time.Time),
 		late:      make(map[connect.UpstreamID]bool),
@@ -51,10 +53,8 @@ func (d *draft) register(s connect.Service, upstreams []connect.Upstream, now ti
 		}
 	}
 	gone := func(id connect.UpstreamID) bool { return !wanted[id] }
-	maps.DeleteFunc(d.chains, func(id connect.UpstreamID, _ *connect.Chain) bool { return gone(id) })
 	maps.DeleteFunc(d.since, func(id connect.UpstreamID, _ time.Time) bool { return gone(id) })
 	maps.DeleteFunc(d.late, func(id connect.UpstreamID, _ bool) bool { return gone(id) })
-	d.dropEndpoints()
 }
 
 func (d *draft) setChain(id connect.UpstreamID, c *connect.Chain) {
@@ -62,49 +62,75 @@ func (d *draft) setChain(id connect.UpstreamID, c *connect.Chain) {
 		return
 	}
 	d.chains[id], d.rewant = c, true
-	d.dropEndpoints()
+	d.promote(id)
 }
 
 func (d *draft) setEndpoints(id connect.TargetID, endpoints []connect.Endpoint) {
-	for _, c := range d.chains {
+	if !names(d.chains, id) && !names(d.serving, id) {
+		return
+	}
+	d.endpoints[id] = endpoints
+	for upstream := range d.chains {
+		d.promote(upstream)
+	}
+}
+
+func names(chains map[connect.UpstreamID]*connect.Chain, id connect.TargetID) bool {
+	for _, c := range chains {
 		if _, named := c.Targets[id]; named {
-			d.endpoints[id] = endpoints
+			return true
+		}
+	}
+	return false
+}
+
+// promote puts the latest chain of an upstream into service once all it needs
+// has been heard. Until then the one before serves on: a chain without all its
+// endpoints would send traffic to the wrong target, and none would send it
+// nowhere.
+func (d *draft) promote(id connect.UpstreamID) {
+	c, old := d.chains[id], d.serving[id]
+	if c == nil || c == old {
+		return
+	}
+	for target := range c.Targets {
+		if _, heard := d.endpoints[target]; !heard {
 			return
 		}
 	}
-}
-
-// dropEndpoints forgets targets that no chain names any more.
-func (d *draft) dropEndpoints() {
-	named := make(map[connect.TargetID]bool)
-	for _, c := range d.chains {
-		for id := range c.Targets {
-			named[id] = true
-		}
-	}
-	maps.DeleteFunc(d.endpoints, func(id connect.TargetID, _ []connect.Endpoint) bool { return !named[id] })
+	d.serving[id] = c
+	d.rewant = d.rewant || old != nil // its targets may be of no more use
 }
 
 // wants reports what must be watched and whether that has changed since the
-// last call.
+// last call. What need not be watched any more is forgotten here and nowhere
+// else: if the draft forgot it while its watch went on, the watch would have no
+// reason to deliver it again.
 func (d *draft) wants() (upstreams []connect.Upstream, targets []connect.Target, changed bool) {
 	if !d.rewant {
 		return nil, nil, false
 	}
 	d.rewant = false
+	wanted := make(map[connect.UpstreamID]bool)
 	seen := make(map[connect.TargetID]bool)
 	for _, u := range d.upstreams {
-		c := d.chains[u.ID]
-		if c == nil {
-			continue
-		}
-		for _, id := range slices.Sorted(maps.Keys(c.Targets)) {
-			if !seen[id] {
-				seen[id] = true
-				targets = append(targets, c.Targets[id])
+		wanted[u.ID] = true
+		for _, c := range []*connect.Chain{d.chains[u.ID], d.serving[u.ID]} {
+			if c == nil {
+				continue
+			}
+			for _, id := range slices.Sorted(maps.Keys(c.Targets)) {
+				if !seen[id] {
+					seen[id] = true
+					targets = append(targets, c.Targets[id])
+				}
 			}
 		}
 	}
+	unwanted := func(id connect.UpstreamID, _ *connect.Chain) bool { return !wanted[id] }
+	maps.DeleteFunc(d.chains, unwanted)
+	maps.DeleteFunc(d.serving, unwanted)
+	maps.DeleteFunc(d.endpoints, func(id connect.TargetID, _ []connect.Endpoint) bool { return !seen[id] })
 	return d.upstreams, targets, true
 }
 
@@ -129,19 +155,7 @@ func (d *draft) age(now time.Time, patience time.Duration) (next time.Duration) 
 
 // complete reports whether all that an upstream needs has been heard.
 func (d *draft) complete(u connect.Upstream) bool {
-	if u.Problem != "" {
-		return true
-	}
-	c := d.chains[u.ID]
-	if c == nil {
-		return false
-	}
-	for id := range c.Targets {
-		if _, heard := d.endpoints[id]; !heard {
-			return false
-		}
-	}
-	return true
+	return u.Problem != "" || d.serving[u.ID] != nil
 }
 
 func (d *draft) missing() []string {
@@ -168,7 +182,7 @@ func (d *draft) snapshot(version uint64) *connect.Snapshot {
 	s := &connect.Snapshot{
 		Version: version, Service: *d.service, Leaf: d.leaf, Bundle: d.bundle, Mesh: *d.mesh,
 		Intentions: d.intentions.rules, DefaultAction: d.intentions.fallback,
-		Chains:    make(map[connect.UpstreamID]*connect.Chain, len(d.chains)),
+		Chains:    make(map[connect.UpstreamID]*connect.Chain, len(d.serving)),
 		Endpoints: maps.Clone(d.endpoints),
 	}
 	for _, u := range d.upstreams {
@@ -176,10 +190,8 @@ func (d *draft) snapshot(version uint64) *connect.Snapshot {
 			continue
 		}
 		s.Upstreams = append(s.Upstreams, u)
-		// An upstream is ready or it is not: a chain without all its endpoints
-		// would send traffic to the wrong target.
-		if d.complete(u) && d.chains[u.ID] != nil {
-			s.Chains[u.ID] = d.chains[u.ID]
+		if c := d.serving[u.ID]; c != nil {
+			s.Chains[u.ID] = c
 		}
 	}
 	return s

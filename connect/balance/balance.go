@@ -7,6 +7,7 @@
 package balance
 
 import (
+	"math"
 	"math/rand/v2"
 	"sort"
 	"sync/atomic"
@@ -25,6 +26,7 @@ type Group struct {
 	next    atomic.Uint64
 	policy  string
 	choices int
+	last    bool // no other target takes over
 	outlier outlier
 }
 
@@ -40,22 +42,25 @@ type Options struct {
 	LoadBalancer connect.LoadBalancer
 	Health       connect.PassiveHealth
 	// Fallback reports that another target takes over when this group has no
-	// endpoint left. Without it the last usable endpoint is never ejected:
-	// ejecting it would help nobody.
+	// endpoint left. Without it the last usable endpoint is never ejected, and
+	// when the others have gone from under an ejection, ejected ones are picked:
+	// leaving them out would help nobody.
 	Fallback bool
 }
 
-// NewGroup returns the group of a target over endpoints, which it keeps. Unusable endpoints are left out.
+// NewGroup returns the group of a target over endpoints, which it keeps.
+// Unusable endpoints are left out.
 // States come from the registry under key, so a failing endpoint stays ejected
 // over any number of snapshots.
 func NewGroup(registry *Registry, key Key, endpoints []connect.Endpoint, opts Options) *Group {
-	g := &Group{policy: opts.LoadBalancer.Policy, choices: max(2, opts.LoadBalancer.ChoiceCount)}
+	g := &Group{policy: opts.LoadBalancer.Policy, last: !opts.Fallback}
 	g.entries = make([]Entry, 0, len(endpoints))
 	for i := range endpoints {
 		if e := &endpoints[i]; e.Usable() {
 			g.entries = append(g.entries, Entry{Endpoint: e, weight: uint64(e.Weight)}) //nolint:gosec // usable means above 0
 		}
 	}
+	g.choices = max(2, min(opts.LoadBalancer.ChoiceCount, len(g.entries)))
 	registry.attach(key, g.entries)
 	g.ends = make([]uint64, len(g.entries))
 	for i := range g.entries {
@@ -63,7 +68,7 @@ func NewGroup(registry *Registry, key Key, endpoints []connect.Endpoint, opts Op
 		g.ends[i] = g.total
 	}
 	g.stride = stride(g.total)
-	g.outlier = newOutlier(opts.Health, len(g.entries), opts.Fallback)
+	g.outlier.init(opts.Health, len(g.entries), opts.Fallback)
 	return g
 }
 
@@ -74,11 +79,20 @@ func (g *Group) Len() int { return len(g.entries) }
 func (g *Group) Entries() []Entry { return g.entries }
 
 // Pick returns an endpoint that is neither ejected at now nor in tried, or nil
-// when there is none left.
+// when there is none left; see [Options] for a group whose endpoints are all
+// ejected.
 func (g *Group) Pick(now time.Time, tried []*Entry) *Entry {
 	if len(g.entries) == 0 {
 		return nil
 	}
+	e := g.pick(now, tried)
+	if e == nil && g.last && g.out(now) == len(g.entries) {
+		e = g.pick(endOfTime, tried)
+	}
+	return e
+}
+
+func (g *Group) pick(now time.Time, tried []*Entry) *Entry {
 	if g.policy == "least_request" {
 		if e := g.leastLoaded(now, tried); e != nil {
 			return e
@@ -99,6 +113,9 @@ func (g *Group) Pick(now time.Time, tried []*Entry) *Entry {
 	}
 	return nil
 }
+
+// endOfTime is an instant at which no endpoint is ejected.
+var endOfTime = time.Unix(0, math.MaxInt64)
 
 // draw takes one endpoint by weight. Round robin visits the weights' number
 // line with a stride near the golden section: over one whole round every

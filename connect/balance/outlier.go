@@ -4,6 +4,7 @@
 package balance
 
 import (
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -63,26 +64,24 @@ func (s *State) End() { s.active.Add(-1) }
 
 // outlier is the rule of ejection of one group.
 type outlier struct {
+	ejecting    sync.Mutex // so that two that fail at once cannot both be the last allowed out
 	maxFailures int32
 	enforcing   int
 	limit       int // endpoints of the group that may be out at once
 	base        time.Duration
 }
 
-func newOutlier(h connect.PassiveHealth, endpoints int, fallback bool) outlier {
-	o := outlier{
-		maxFailures: int32(orDefault(h.MaxFailures, defaultMaxFailures)), //nolint:gosec // configured, small
-		enforcing:   orDefault(h.Enforcing, 100),
-		limit:       max(1, endpoints*min(100, orDefault(h.MaxEjectionPercent, defaultMaxEjection))/100),
-		base:        defaultBaseEjection,
-	}
+func (o *outlier) init(h connect.PassiveHealth, endpoints int, fallback bool) {
+	o.maxFailures = int32(min(math.MaxInt32, orDefault(h.MaxFailures, defaultMaxFailures))) //nolint:gosec // bounded
+	o.enforcing = orDefault(h.Enforcing, 100)
+	o.limit = max(1, endpoints*min(100, orDefault(h.MaxEjectionPercent, defaultMaxEjection))/100)
+	o.base = defaultBaseEjection
 	if h.BaseEjectionTime > 0 {
-		o.base = h.BaseEjectionTime
+		o.base = min(maxEjection, h.BaseEjectionTime)
 	}
 	if !fallback {
 		o.limit = min(o.limit, endpoints-1)
 	}
-	return o
 }
 
 func orDefault(n, fallback int) int {
@@ -105,7 +104,9 @@ func (g *Group) Failed(e *Entry, now time.Time, cause string) (ejected bool) {
 	if s.failures.Add(1) < g.outlier.maxFailures || s.Ejected(now) {
 		return false
 	}
-	if g.out(now) >= g.outlier.limit || rand.IntN(100) >= g.outlier.enforcing {
+	g.outlier.ejecting.Lock()
+	defer g.outlier.ejecting.Unlock()
+	if s.Ejected(now) || g.out(now) >= g.outlier.limit || rand.IntN(100) >= g.outlier.enforcing {
 		return false
 	}
 	if now.Sub(s.EjectedUntil()) > maxEjection {

@@ -29,6 +29,9 @@ func (p *Proxy) serveInbound(c *conn) {
 		return
 	}
 	application, err := p.dialApp(c, rt)
+	if c.ctx.Err() != nil {
+		return // cut meanwhile: who did it has said why
+	}
 	if err != nil {
 		p.refuse(connect.AppUnreachable, "cannot reach the application", "source", id.Service, "address", rt.app.address, "error", err)
 		return

@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -57,10 +58,13 @@ func (p *Proxy) open(ctx context.Context, rt *runtime) map[bind]*listener {
 	opened := make(map[bind]*listener)
 	p.unbound = make(map[connect.UpstreamID]error)
 	for at, opts := range rt.binds {
-		if current := p.listeners[at]; current != nil && current.upstream == opts.upstream {
+		if current := p.listeners[at]; p.isShut(opts.upstream) || (current != nil && current.upstream == opts.upstream) {
 			continue
 		}
 		socket, err := p.bind(ctx, at, opts)
+		if errors.Is(err, syscall.EADDRINUSE) && p.makeWay(rt, at, opts.upstream) {
+			socket, err = p.bind(ctx, at, opts)
+		}
 		if err != nil {
 			p.unbound[opts.upstream] = fmt.Errorf("listen for %s on %s: %w; free the address or configure another", listenerName(opts.upstream), at.address, err)
 			continue
@@ -82,14 +86,36 @@ func (p *Proxy) bind(ctx context.Context, at bind, opts bindOptions) (net.Listen
 	return p.listen.Listen(context.WithoutCancel(ctx), at.network, at.address)
 }
 
+// makeWay closes the old listener of an upstream that is about to bind the same
+// port at another address, and reports whether there was one: the system refuses
+// 127.0.0.1:80 to whoever still holds 0.0.0.0:80, and a listener that is to
+// become narrower must not stay wide for that.
+func (p *Proxy) makeWay(rt *runtime, to bind, id connect.UpstreamID) bool {
+	_, port, _ := net.SplitHostPort(to.address)
+	for at, l := range p.listeners {
+		_, old, _ := net.SplitHostPort(at.address)
+		if _, wanted := rt.binds[at]; l.upstream == id && at.network == "tcp" && !wanted && old == port {
+			l.close()
+			delete(p.listeners, at)
+			return true
+		}
+	}
+	return false
+}
+
 // bindUnix replaces a socket that a dead process left behind, and nothing else.
 func (p *Proxy) bindUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
 			return nil, errors.New("the path exists and is not a socket")
 		}
-		if conn, err := p.dialer.DialContext(ctx, "unix", path); err == nil {
+		// Any other error, such as that of a full backlog, comes from a socket
+		// that is alive.
+		conn, err := p.dialer.DialContext(ctx, "unix", path)
+		if err == nil {
 			_ = conn.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
 			return nil, errors.New("another process listens there")
 		}
 		if err := os.Remove(path); err != nil {
@@ -124,15 +150,6 @@ func (p *Proxy) closeUnwanted(wanted map[bind]bindOptions) {
 	for at, l := range p.listeners {
 		opts, kept := wanted[at]
 		if (!kept || opts.upstream != l.upstream) && p.unbound[l.upstream] == nil {
-			l.close()
-			delete(p.listeners, at)
-		}
-	}
-}
-
-func (p *Proxy) closeListeners(which func(*listener) bool) {
-	for at, l := range p.listeners {
-		if which(l) {
 			l.close()
 			delete(p.listeners, at)
 		}

@@ -38,6 +38,9 @@ func (p *Proxy) serveOutbound(c *conn) {
 		return
 	}
 	remote, entry, failed := p.connect(c, u)
+	if c.ctx.Err() != nil {
+		return // cut meanwhile: who did it has said why
+	}
 	if failed != nil {
 		p.refuse(failed.reason, "cannot reach the upstream", "upstream", u.id, "error", failed, "snapshot", rt.version)
 		return
@@ -85,10 +88,11 @@ func (p *Proxy) connect(c *conn, u *upstream) (*relay.TLS, *balance.Entry, *fail
 
 func (p *Proxy) blame(u *upstream, l *leg, entry *balance.Entry, failed *failure) {
 	p.counts.attemptFailed(failed.reason)
-	if l.group.Failed(entry, time.Now(), failed.Error()) {
+	cause := clipText(failed.Error())
+	if l.group.Failed(entry, time.Now(), cause) {
 		p.counts.ejections.Add(1)
 		p.log.Warn("ejected an endpoint that keeps failing", "upstream", u.id, "target", l.target.ID, "endpoint", entry.Endpoint.HostPort(),
-			"until", entry.State.EjectedUntil().Format(time.RFC3339), "error", failed)
+			"until", entry.State.EjectedUntil().Format(time.RFC3339), "error", cause)
 	}
 }
 

@@ -54,8 +54,10 @@ type Proxy struct {
 	runtime  atomic.Pointer[runtime]
 	commands chan command
 	running  sync.WaitGroup // accept loops and connections
+	stopped  chan struct{}  // closed when Run has begun to end
 
 	// Owned by Run.
+	drained   drained
 	listeners map[bind]*listener
 	unbound   map[connect.UpstreamID]error // listeners of the runtime that could not be bound
 }
@@ -65,6 +67,15 @@ type command struct {
 	do   func(ctx context.Context) error
 	done chan error
 }
+
+// drained says which listeners have been closed for good.
+type drained int
+
+const (
+	nothing drained = iota
+	inboundListener
+	everyListener
+)
 
 // ErrStopped is returned by calls on a proxy that no longer runs.
 var ErrStopped = errors.New("the proxy has stopped")
@@ -76,6 +87,7 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 		log: log, limits: limits,
 		registry:  balance.NewRegistry(),
 		commands:  make(chan command),
+		stopped:   make(chan struct{}),
 		listeners: make(map[bind]*listener),
 	}
 	// MPTCP, on by default for Go listeners, breaks socket options that
@@ -88,12 +100,14 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 }
 
 // Run serves until ctx ends. It then closes every listener and connection, and
-// returns when all of it has ended; Drain first for a gentle end.
+// returns when all of it has ended, as it does when it panics: nobody may be
+// served by a policy that nothing can change any more. Drain first for a gentle
+// end. A proxy runs once.
 func (p *Proxy) Run(ctx context.Context) error {
+	defer p.stop()
 	for {
 		select {
 		case <-ctx.Done():
-			p.stop()
 			return nil
 		case c := <-p.commands:
 			c.done <- c.do(ctx)
@@ -102,6 +116,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 }
 
 func (p *Proxy) stop() {
+	close(p.stopped)
 	for at, l := range p.listeners {
 		l.close()
 		delete(p.listeners, at)
@@ -115,10 +130,17 @@ func (p *Proxy) do(ctx context.Context, f func(context.Context) error) error {
 	c := command{do: f, done: make(chan error, 1)}
 	select {
 	case p.commands <- c:
+	case <-p.stopped:
+		return ErrStopped
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrStopped, ctx.Err())
+		return fmt.Errorf("wait for the proxy to run: %w", ctx.Err())
 	}
-	return <-c.done
+	select {
+	case err := <-c.done:
+		return err
+	case <-p.stopped: // in the middle of f, by a panic
+		return ErrStopped
+	}
 }
 
 // Apply makes s what the proxy runs. Listeners that s no longer has stop
@@ -187,23 +209,43 @@ func (p *Proxy) addr(ctx context.Context, id connect.UpstreamID) (addr net.Addr)
 
 // Drain stops accepting inbound connections and waits until all connections
 // have ended or ctx has; then it closes what is left, which it counts. Outbound
-// listeners accept until then: the application may need its upstreams to finish
-// what it is doing. Drain leaves the proxy without listeners.
+// listeners accept until the last inbound connection has ended: the application
+// may need its upstreams to finish what it is doing. Drain leaves the proxy
+// without listeners, whatever is applied during it or afterwards.
 func (p *Proxy) Drain(ctx context.Context) (cut int) {
-	_ = p.do(ctx, func(context.Context) error {
-		p.closeListeners(func(l *listener) bool { return l.upstream == "" })
-		return nil
-	})
+	p.shutListeners(ctx, inboundListener)
 	select {
 	case <-p.conns.empty(directionInbound):
 	case <-ctx.Done():
 	}
-	_ = p.do(ctx, func(context.Context) error { p.closeListeners(func(*listener) bool { return true }); return nil })
+	p.shutListeners(ctx, everyListener)
 	select {
 	case <-p.conns.empty(directionAny):
 	case <-ctx.Done():
 	}
 	return p.conns.cutAll(func(c *conn) { p.counts.refused(connect.Draining) })
+}
+
+// shutListeners closes listeners for good. That waits for Run no longer than a
+// moment, even if ctx has ended: closing them is what the end of a drain is for.
+func (p *Proxy) shutListeners(ctx context.Context, which drained) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = p.do(ctx, func(context.Context) error {
+		p.drained = max(p.drained, which)
+		for at, l := range p.listeners {
+			if p.isShut(l.upstream) {
+				l.close()
+				delete(p.listeners, at)
+			}
+		}
+		return nil
+	})
+}
+
+// isShut reports whether a drain has closed the listener for good.
+func (p *Proxy) isShut(id connect.UpstreamID) bool {
+	return p.drained == everyListener || (p.drained == inboundListener && id == "")
 }
 
 func (p *Proxy) relayOptions() relay.Options {

@@ -4,7 +4,6 @@
 package proxy
 
 import (
-	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -392,14 +391,5 @@ func TestDrainOfAnIdleProxyEndsAtOnce(t *testing.T) {
 	defer cancel()
 	if cut := r.api.Drain(ctx); cut != 0 || ctx.Err() != nil {
 		t.Errorf("cut %d, %v", cut, ctx.Err())
-	}
-}
-
-func TestServerMaySpeakFirst(t *testing.T) {
-	r := newPair(t, DefaultLimits())
-	greeting := application(t, "tcp", "127.0.0.1:0", greeter("api-1")).(*net.TCPAddr)
-	apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalPort = greeting.Port }))
-	if line, err := bufio.NewReader(r.call(t)).ReadString('\n'); err != nil || line != "api-1\n" {
-		t.Errorf("%q, %v", line, err)
 	}
 }

@@ -117,6 +117,31 @@ func sentence(what string, about []any) string {
 	return b.String()
 }
 
+// maxWords bounds one value of a log line and of status, in bytes: a stranger's
+// certificate of many kilobytes may be quoted in an error.
+const maxWords = 1024
+
+// clip shortens what a peer may have made long.
+func clip(about []any) []any {
+	out := slices.Clone(about)
+	for i, v := range out {
+		switch v := v.(type) {
+		case error:
+			out[i] = clipText(v.Error())
+		case string:
+			out[i] = clipText(v)
+		}
+	}
+	return out
+}
+
+func clipText(s string) string {
+	if len(s) <= maxWords {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWords], "") + "…"
+}
+
 // refuse counts why a connection is not served and says so in the log.
 func (p *Proxy) refuse(reason connect.Reason, what string, about ...any) {
 	p.counts.refused(reason)
@@ -126,6 +151,7 @@ func (p *Proxy) refuse(reason connect.Reason, what string, about ...any) {
 		if n := l.skipped.Swap(0); n > 1 {
 			about = append(about, "and_more", n-1)
 		}
+		about = clip(about)
 		p.log.Warn(what, append([]any{"reason", reason}, about...)...)
 		p.quiet.keep(Refusal{Time: time.Now(), Reason: reason, Text: sentence(what, about)})
 	})

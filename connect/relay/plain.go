@@ -35,6 +35,9 @@ type Conn interface {
 	// stream and can go on sending.
 	CloseWrite() error
 	Close() error
+	// abort closes at once, and not so that the peer takes it for an orderly
+	// end where the transport can tell the two apart.
+	abort()
 }
 
 // stream is what a TCP and a unix connection have in common.
@@ -75,6 +78,15 @@ func open(conn net.Conn) (stream, *lazyReader, error) {
 }
 
 func (p *Plain) receive() (*buffer, int, error) { return p.in.read() }
+
+// abort resets a TCP connection: an ordinary close would look like the end of
+// the stream to an application that knows no other sign of it.
+func (p *Plain) abort() {
+	if tcp, ok := p.stream.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0) // fails on a closed connection only
+	}
+	_ = p.Close()
+}
 
 func (p *Plain) send(b []byte) error {
 	_, err := p.Write(b)

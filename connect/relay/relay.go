@@ -38,7 +38,9 @@ type Result struct {
 // Copy relays between a and b until both directions have ended, then closes
 // both. When one direction reaches its end, the other connection's writing
 // direction is closed and the rest goes on (half-close); when one fails, both
-// are closed. Closing a or b from outside ends Copy.
+// are broken off, so that neither peer takes what it got for all there was (a
+// unix socket has no way to say so). Closing a or b from outside ends Copy. A
+// panic of either direction comes out of Copy.
 func Copy(a, b Conn, opts Options) Result {
 	r := &relay{a: a, b: b}
 	stop := r.watchIdle(opts)
@@ -46,11 +48,19 @@ func Copy(a, b Conn, opts Options) Result {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer func() {
+			if r.fault = recover(); r.fault != nil {
+				r.abort()
+			}
+		}()
 		r.direction(b, a, &r.sent)
 	}()
 	r.direction(a, b, &r.received)
 	<-done
-	r.close()
+	if r.fault != nil {
+		panic(r.fault)
+	}
+	_, _ = a.Close(), b.Close()
 	return Result{Sent: r.sent.Load(), Received: r.received.Load(), Err: r.err}
 }
 
@@ -60,6 +70,7 @@ type relay struct {
 	ended          atomic.Int32 // directions that have ended
 	once           sync.Once
 	err            error // written once, read after both directions have ended
+	fault          any   // what the goroutine of Copy panicked with
 }
 
 // direction copies src to dst until src ends or either fails.
@@ -79,13 +90,13 @@ func (r *relay) direction(dst, src Conn, moved *atomic.Int64) {
 func (r *relay) fail(err error) {
 	r.once.Do(func() {
 		r.err = err
-		r.close()
+		r.abort()
 	})
 }
 
-func (r *relay) close() {
-	_ = r.a.Close()
-	_ = r.b.Close()
+func (r *relay) abort() {
+	r.a.abort()
+	r.b.abort()
 }
 
 // watchIdle compares byte counts from time to time, which costs the copy loops
@@ -126,7 +137,9 @@ func (w *idleWatch) check() {
 	if w.over {
 		return
 	}
-	if moved := w.relay.sent.Load() + w.relay.received.Load(); moved != w.last {
+	// The end of a direction counts as traffic: what was quiet before it says
+	// nothing about how long the other side takes to answer it.
+	if moved := w.relay.sent.Load() + w.relay.received.Load() + int64(w.relay.ended.Load()); moved != w.last {
 		w.last, w.quiet = moved, 0
 	} else {
 		w.quiet += w.period()

@@ -254,7 +254,6 @@ func TestEndThatArrivesWithTheLastBytesIsSeen(t *testing.T) {
 				client.wire.cork() // the bytes and the farewell leave in one write
 				_, _ = client.Write(make([]byte, 40_000))
 				_ = client.CloseWrite()
-				_ = client.wire.SetWriteDeadline(time.Time{}) // CloseWrite leaves one in the past
 				if err := client.wire.uncork(); err != nil {
 					t.Fatal(err)
 				}
@@ -307,6 +306,9 @@ func TestTrickledRecordsArrive(t *testing.T) {
 		}
 		_ = cl.CloseWrite()
 	}()
+	if err := s.Handshake(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	total := 0
 	for {
 		buf, n, err := s.receive()

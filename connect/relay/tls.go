@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // ErrTruncated is the error of a TLS connection whose TCP connection ended
@@ -52,29 +53,54 @@ func (t *TLS) Handshake(ctx context.Context) error { return t.HandshakeContext(c
 func (t *TLS) Heard() bool { return t.wire.heard }
 
 // receive returns as many records as the last read from the descriptor brought,
-// so that a fast sender's records leave in one write.
+// so that a fast sender's records leave in one write. The handshake must be over.
 func (t *TLS) receive() (*buffer, int, error) {
-	if t.end != nil {
-		return nil, 0, t.end
+	for t.end == nil {
+		if err := t.wire.await(); err != nil {
+			return nil, 0, err
+		}
+		b := borrow()
+		n, err := t.take(b)
+		if errors.Is(err, errNothingYet) {
+			err = nil
+		}
+		t.end = err
+		if n > 0 {
+			return b, n, nil
+		}
+		giveBack(b)
 	}
-	if err := t.wire.await(); err != nil {
-		return nil, 0, err
-	}
-	b := borrow()
-	n, err := t.Read(b[:])
+	return nil, 0, t.end
+}
+
+// take reads what is there. It does not wait: neither may a peer that sends half
+// a record pin a buffer, nor may bytes wait for what follows a record without
+// any, such as a key update.
+func (t *TLS) take(b *buffer) (n int, err error) {
+	t.wire.impatient = true
+	n, err = t.Read(b[:])
 	// Only while a whole record fits: what TLS kept back, await would not see.
 	for err == nil && len(b)-n >= maxPlaintext && t.wire.recordReady() {
 		var m int
 		m, err = t.Read(b[n:])
 		n += m
 	}
-	if n == 0 {
-		giveBack(b)
-		return nil, 0, err
-	}
-	t.end = err
-	return b, n, nil
+	t.wire.impatient = false
+	return n, err
 }
+
+// abort ends the connection without TLS's own end.
+func (t *TLS) abort() { _ = t.wire.Close() }
+
+// errNothingYet takes TLS out of a read that would wait. TLS goes on later where
+// it stopped, because the error says that it is temporary.
+var errNothingYet net.Error = nothingYet{}
+
+type nothingYet struct{}
+
+func (nothingYet) Error() string   { return "no more bytes are there yet" }
+func (nothingYet) Timeout() bool   { return true }
+func (nothingYet) Temporary() bool { return true }
 
 // send writes p as records that leave in one system call.
 func (t *TLS) send(p []byte) error {
@@ -107,6 +133,8 @@ type wire struct {
 	nheader int
 	body    int // bytes left of the current record's body
 	heard   bool
+	// impatient makes reads return errNothingYet instead of waiting.
+	impatient bool
 
 	sending sync.Mutex // TLS answers key updates from its reading side
 	corked  *outBuffer // nil when not
@@ -127,6 +155,9 @@ func (w *wire) await() error {
 		return nil
 	}
 	w.release()
+	if w.impatient {
+		return errNothingYet
+	}
 	b, n, err := w.in.read()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -186,6 +217,11 @@ func (w *wire) recordReady() bool {
 	}
 	return len(w.unread) >= recordHeader+int(binary.BigEndian.Uint16(w.unread[3:]))
 }
+
+// SetWriteDeadline does nothing. TLS sets one of five seconds for its farewell,
+// after which an orderly end towards a peer that is merely slow would fail; the
+// relay's own bounds end the wait for a peer that never reads.
+func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
 // outBuffer holds the records of one send.
 type outBuffer = [corkedRecords * (maxPlaintext + recordExtra)]byte
