@@ -18,7 +18,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/hcl"
+	"github.com/outrider-mesh/outrider/internal/meshca"
 )
 
 func TestServicesBecomeReadyAndSayWhatTheyServe(t *testing.T) {
@@ -204,6 +206,23 @@ func TestAdminAPIAnswersLocalNamesOnly(t *testing.T) {
 		localOnly(ok).ServeHTTP(w, r)
 		if w.Code != want {
 			t.Errorf("host %q: %d, want %d", host, w.Code, want)
+		}
+	}
+}
+
+func TestExpiredLeafIsNotReady(t *testing.T) {
+	leaf := meshca.New("root").Leaf("web", nil)
+	s := &connect.Snapshot{Leaf: leaf}
+	for _, tc := range []struct {
+		s    *connect.Snapshot
+		now  time.Time
+		want bool
+	}{
+		{nil, time.Now(), false}, {s, time.Now(), false},
+		{s, leaf.NotAfter().Add(-time.Second), false}, {s, leaf.NotAfter().Add(time.Second), true},
+	} {
+		if got := expired(tc.s, tc.now); got != tc.want {
+			t.Errorf("at %v: %v", tc.now, got)
 		}
 	}
 }

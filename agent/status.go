@@ -206,8 +206,16 @@ func (a *Agent) readiness() (bool, string) {
 		if !ses.ready.Load() {
 			return false, fmt.Sprintf("%s waits for %s", key, waitsFor(ses))
 		}
+		if snapshot := ses.proxy.Snapshot(); expired(snapshot, time.Now()) {
+			return false, fmt.Sprintf("%s serves a leaf that expired at %s, which peers refuse; status says why there is no newer one", key, snapshot.Leaf.NotAfter().Format(time.RFC3339))
+		}
 	}
 	return true, fmt.Sprintf("serving %d sidecars", len(staying))
+}
+
+// expired reports whether peers refuse the leaf of a snapshot for its age.
+func expired(s *connect.Snapshot, now time.Time) bool {
+	return s != nil && s.Leaf != nil && now.After(s.Leaf.NotAfter())
 }
 
 func waitsFor(s *session) string {

@@ -5,8 +5,6 @@ package balance
 
 import (
 	"math"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,26 +28,6 @@ func TestHugeSettingsDoNotTurnIntoSmallOnes(t *testing.T) {
 	}
 	if g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: "least_request", ChoiceCount: math.MaxInt32}}, 1, 1); g.choices != 2 {
 		t.Errorf("%d choices among two endpoints", g.choices)
-	}
-}
-
-func TestEndpointsThatFailTogetherAreNotAllEjected(t *testing.T) {
-	weights := slices.Repeat([]int{1}, 64)
-	for range 500 {
-		g := group(Options{Health: connect.PassiveHealth{MaxFailures: 1, MaxEjectionPercent: 1}}, weights...)
-		var all sync.WaitGroup
-		begin := make(chan struct{})
-		for i := range g.Entries() {
-			all.Go(func() {
-				<-begin
-				g.Failed(&g.Entries()[i], epoch, "x")
-			})
-		}
-		close(begin)
-		all.Wait()
-		if out := g.out(epoch); out != 1 {
-			t.Fatalf("%d ejected, want one", out)
-		}
 	}
 }
 

@@ -75,9 +75,9 @@ func base(limits connect.TLSLimits) *tls.Config {
 		// Both ends are proxies on fast links: small first records only cost.
 		DynamicRecordSizingDisabled: true,
 	}
-	if limits.MinVersion != 0 {
-		cfg.MinVersion = limits.MinVersion
-	}
+	// An entry that asks for less than TLS 1.2 is not followed down: nothing in
+	// the mesh needs it.
+	cfg.MinVersion = max(cfg.MinVersion, limits.MinVersion)
 	return cfg
 }
 

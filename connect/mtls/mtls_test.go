@@ -173,6 +173,17 @@ func TestMeshEntryLimitsVersions(t *testing.T) {
 	}
 }
 
+func TestMeshEntryCannotLowerTheMinimumBelowTLS12(t *testing.T) {
+	ca := meshca.New("root")
+	bundle := meshca.Bundle(ca)
+	server := Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{MinVersion: tls.VersionTLS10})
+	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", meshca.ID("api"))
+	client.MinVersion, client.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	if serverErr, clientErr, _ := shake(t, server, client); serverErr == nil || clientErr == nil {
+		t.Errorf("TLS 1.1 was accepted: server %v, client %v", serverErr, clientErr)
+	}
+}
+
 func TestAnyALPNIsAccepted(t *testing.T) {
 	ca := meshca.New("root")
 	bundle := meshca.Bundle(ca)

@@ -46,7 +46,7 @@ func TestFailureIsNotAnOrderlyEndForTheOtherSide(t *testing.T) {
 		for {
 			buf, _, err := peer.receive()
 			if err == nil {
-				giveBack(buf)
+				buf.giveBack()
 				continue
 			}
 			if errors.Is(err, io.EOF) {
@@ -186,7 +186,7 @@ func TestBytesDoNotWaitBehindAKeyUpdate(t *testing.T) {
 // A peer that sends a part of a record and then nothing must not pin a buffer.
 func TestPartOfARecordPinsNoBuffer(t *testing.T) {
 	client, near := newTLSPair(t, tls.VersionTLS13)
-	client.wire.cork()
+	client.wire.cork(false)
 	_, _ = client.Write([]byte("question"))
 	whole := append([]byte(nil), client.wire.out...)
 	client.wire.out = client.wire.out[:0]
@@ -199,8 +199,8 @@ func TestPartOfARecordPinsNoBuffer(t *testing.T) {
 	if err := near.wire.await(); err != nil {
 		t.Fatal(err)
 	}
-	b := borrow()
-	defer giveBack(b)
+	b := borrow(false)
+	defer b.giveBack()
 	if n, err := near.take(b); n != 0 || !errors.Is(err, errNothingYet) || near.wire.held != nil {
 		t.Errorf("a part of a record: %d bytes, %v", n, err)
 	}
@@ -208,10 +208,10 @@ func TestPartOfARecordPinsNoBuffer(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, n, err := near.receive()
-	if err != nil || string(got[:n]) != "question" {
+	if err != nil || string(got.bytes[:n]) != "question" {
 		t.Fatalf("the rest: %d bytes, %v", n, err)
 	}
-	giveBack(got)
+	got.giveBack()
 }
 
 // stub is one side of a relay without a network under it.

@@ -8,21 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"syscall"
 )
-
-// bufferSize is what one read may bring: four TLS records. Larger gains nothing.
-const bufferSize = 64 << 10
-
-// buffers are borrowed for as long as bytes are on their way and by nobody that
-// waits, so idle connections hold none.
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
-
-type buffer = [bufferSize]byte
-
-func borrow() *buffer    { return buffers.Get().(*buffer) }
-func giveBack(b *buffer) { buffers.Put(b) }
 
 // A Conn is one side of a relay: a [Plain] or a [TLS] connection.
 type Conn interface {
@@ -97,11 +84,12 @@ func (p *Plain) send(b []byte) error {
 // runtime's poller calls attempt again when the descriptor becomes readable;
 // this costs no more system calls than an ordinary read.
 type lazyReader struct {
-	raw syscall.RawConn
-	try func(fd uintptr) bool
-	got *buffer
-	n   int
-	err error
+	raw  syscall.RawConn
+	pace pace
+	try  func(fd uintptr) bool
+	got  *buffer
+	n    int
+	err  error
 }
 
 func (l *lazyReader) read() (*buffer, int, error) {
@@ -114,19 +102,20 @@ func (l *lazyReader) read() (*buffer, int, error) {
 
 // attempt reports false to wait for the descriptor.
 func (l *lazyReader) attempt(fd uintptr) bool {
-	b := borrow()
-	n, err := readRetry(int(fd), b[:])
+	b := borrow(l.pace.bulk())
+	n, err := readRetry(int(fd), b.bytes)
 	switch {
 	case errors.Is(err, syscall.EAGAIN):
-		giveBack(b)
+		b.giveBack()
 		return false
 	case err == nil && n > 0:
 		l.got, l.n = b, n
+		l.pace.saw(n)
 		return true
 	case err == nil:
 		err = io.EOF
 	}
-	giveBack(b)
+	b.giveBack()
 	l.err = err
 	return true
 }

@@ -171,8 +171,8 @@ func pump(dst, src Conn, moved *atomic.Int64) error {
 		if err != nil {
 			return ignoreEOF(err)
 		}
-		err = dst.send(b[:n])
-		giveBack(b)
+		err = dst.send(b.bytes[:n])
+		b.giveBack()
 		if err != nil {
 			return err
 		}

@@ -251,7 +251,7 @@ func TestEndThatArrivesWithTheLastBytesIsSeen(t *testing.T) {
 				client, near := newTLSPair(t, version)
 				far, server := plain(t)
 				done := make(chan Result, 1)
-				client.wire.cork() // the bytes and the farewell leave in one write
+				client.wire.cork(false) // the bytes and the farewell leave in one write
 				_, _ = client.Write(make([]byte, 40_000))
 				_ = client.CloseWrite()
 				if err := client.wire.uncork(); err != nil {
@@ -319,7 +319,7 @@ func TestTrickledRecordsArrive(t *testing.T) {
 			break
 		}
 		total += n
-		giveBack(buf)
+		buf.giveBack()
 	}
 	want := 0
 	for i := range 20 {

@@ -59,7 +59,7 @@ func (t *TLS) receive() (*buffer, int, error) {
 		if err := t.wire.await(); err != nil {
 			return nil, 0, err
 		}
-		b := borrow()
+		b := borrow(t.wire.in.pace.bulk())
 		n, err := t.take(b)
 		if errors.Is(err, errNothingYet) {
 			err = nil
@@ -68,7 +68,7 @@ func (t *TLS) receive() (*buffer, int, error) {
 		if n > 0 {
 			return b, n, nil
 		}
-		giveBack(b)
+		b.giveBack()
 	}
 	return nil, 0, t.end
 }
@@ -78,11 +78,11 @@ func (t *TLS) receive() (*buffer, int, error) {
 // any, such as a key update.
 func (t *TLS) take(b *buffer) (n int, err error) {
 	t.wire.impatient = true
-	n, err = t.Read(b[:])
+	n, err = t.Read(b.bytes)
 	// Only while a whole record fits: what TLS kept back, await would not see.
-	for err == nil && len(b)-n >= maxPlaintext && t.wire.recordReady() {
+	for err == nil && len(b.bytes)-n >= maxPlaintext && t.wire.recordReady() {
 		var m int
-		m, err = t.Read(b[n:])
+		m, err = t.Read(b.bytes[n:])
 		n += m
 	}
 	t.wire.impatient = false
@@ -108,17 +108,15 @@ func (t *TLS) send(p []byte) error {
 		_, err := t.Write(p)
 		return err
 	}
-	t.wire.cork()
+	t.wire.cork(len(p) > usualSize)
 	_, err := t.Write(p)
 	return errors.Join(err, t.wire.uncork())
 }
 
 // Sizes of TLS records (RFC 8446 §5.1, §5.2).
 const (
-	recordHeader  = 5
-	maxPlaintext  = 16 << 10
-	recordExtra   = 256
-	corkedRecords = bufferSize/maxPlaintext + 1
+	recordHeader = 5
+	maxPlaintext = 16 << 10
 )
 
 // wire is the connection under TLS. It reads the descriptor in large pieces and
@@ -137,7 +135,7 @@ type wire struct {
 	impatient bool
 
 	sending sync.Mutex // TLS answers key updates from its reading side
-	corked  *outBuffer // nil when not
+	corked  *buffer    // nil when not
 	out     []byte     // of corked
 }
 
@@ -165,13 +163,13 @@ func (w *wire) await() error {
 		}
 		return err
 	}
-	w.held, w.unread, w.heard = b, b[:n], true
+	w.held, w.unread, w.heard = b, b.bytes[:n], true
 	return nil
 }
 
 func (w *wire) release() {
 	if w.held != nil {
-		giveBack(w.held)
+		w.held.giveBack()
 		w.held, w.unread = nil, nil
 	}
 }
@@ -184,11 +182,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	if err := w.await(); err != nil {
 		return 0, err
 	}
-	limit := w.body
-	if w.body == 0 {
-		limit = recordHeader - w.nheader
-	}
-	n := copy(p, w.unread[:min(limit, len(w.unread))])
+	n := copy(p, w.unread[:min(w.restOfRecord(), len(w.unread))])
 	w.advance(w.unread[:n])
 	w.unread = w.unread[n:]
 	if len(w.unread) == 0 {
@@ -197,17 +191,31 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// restOfRecord is how many bytes the current record still has, as far as is
+// known: of a header that has not come whole, only the rest of the header.
+func (w *wire) restOfRecord() int {
+	if w.body > 0 {
+		return w.body
+	}
+	if w.nheader > 0 || len(w.unread) < recordHeader {
+		return recordHeader - w.nheader
+	}
+	return recordHeader + int(binary.BigEndian.Uint16(w.unread[3:]))
+}
+
 // advance follows the framing over bytes that were handed up.
 func (w *wire) advance(b []byte) {
-	if w.body > 0 {
-		w.body -= len(b)
-		return
-	}
-	w.nheader += copy(w.header[w.nheader:], b)
-	if w.nheader == recordHeader {
+	if w.body == 0 {
+		n := copy(w.header[w.nheader:], b)
+		w.nheader += n
+		if w.nheader < recordHeader {
+			return
+		}
 		w.nheader = 0
 		w.body = int(binary.BigEndian.Uint16(w.header[3:]))
+		b = b[n:]
 	}
+	w.body -= len(b)
 }
 
 // recordReady reports whether a whole record can be read without waiting.
@@ -223,23 +231,20 @@ func (w *wire) recordReady() bool {
 // relay's own bounds end the wait for a peer that never reads.
 func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
-// outBuffer holds the records of one send.
-type outBuffer = [corkedRecords * (maxPlaintext + recordExtra)]byte
-
-var outBuffers = sync.Pool{New: func() any { return new(outBuffer) }}
-
-func (w *wire) cork() {
+// cork keeps what TLS writes until uncork; bulk says that it is more than the
+// usual size.
+func (w *wire) cork(bulk bool) {
 	w.sending.Lock()
 	defer w.sending.Unlock()
-	w.corked = outBuffers.Get().(*outBuffer)
-	w.out = w.corked[:0]
+	w.corked = borrow(bulk)
+	w.out = w.corked.bytes[:0]
 }
 
 func (w *wire) uncork() error {
 	w.sending.Lock()
 	defer w.sending.Unlock()
 	_, err := w.stream.Write(w.out)
-	outBuffers.Put(w.corked)
+	w.corked.giveBack()
 	w.out, w.corked = nil, nil
 	return err
 }
@@ -251,11 +256,11 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.corked == nil {
 		return w.stream.Write(p)
 	}
-	if len(w.out)+len(p) > len(w.corked) {
+	if len(w.out)+len(p) > cap(w.out) {
 		if _, err := w.stream.Write(w.out); err != nil {
 			return 0, err
 		}
-		w.out = w.corked[:0]
+		w.out = w.out[:0]
 	}
 	w.out = append(w.out, p...)
 	return len(p), nil
