@@ -228,12 +228,13 @@ func TestHalfOpenHandshakesDoNotBlockOthers(t *testing.T) {
 	}
 }
 
-func TestCutConnectionEndsAtTheApplicationToo(t *testing.T) {
-	ended := make(chan struct{})
+// A stream that is cut must not look complete to the application.
+func TestCutConnectionIsResetAtTheApplicationToo(t *testing.T) {
+	ended := make(chan error, 1)
 	r := newPair(t, DefaultLimits())
 	app := application(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
-		_, _ = io.Copy(c, c)
-		close(ended)
+		_, err := io.Copy(c, c)
+		ended <- err
 	}).(*net.TCPAddr)
 	snap := next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalPort = app.Port })
 	apply(t, r.api, snap)
@@ -243,7 +244,10 @@ func TestCutConnectionEndsAtTheApplicationToo(t *testing.T) {
 	}
 	apply(t, r.api, next(snap, func(s *connect.Snapshot) { s.DefaultAction = connect.Deny }))
 	select {
-	case <-ended:
+	case err := <-ended:
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the application saw %v, want a reset", err)
+		}
 	case <-time.After(10 * time.Second):
 		t.Error("the application still has its side of the cut connection")
 	}

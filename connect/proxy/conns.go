@@ -72,6 +72,19 @@ func (c *conn) cut() {
 	}
 }
 
+// sever cuts a connection that bytes go over: TCP is reset, so that neither
+// side takes what it has got for all there was.
+func (c *conn) sever() {
+	c.mu.Lock()
+	for _, s := range c.sockets {
+		if tcp, ok := s.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // fails on a closed socket only
+		}
+	}
+	c.mu.Unlock()
+	c.cut()
+}
+
 type direction int
 
 const (
@@ -177,7 +190,7 @@ func (cs *conns) cutAll(f func(*conn)) int {
 	defer cs.mu.Unlock()
 	for c := range cs.open {
 		f(c)
-		c.cut()
+		c.sever()
 	}
 	return len(cs.open)
 }

@@ -179,7 +179,7 @@ func (p *Proxy) recheck(rt *runtime) {
 		}
 		if d := rt.policy.Authorize(*id); !d.Allowed {
 			p.refuse(d.Reason, "cut an open connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
-			c.cut()
+			c.sever()
 		}
 	}
 }
