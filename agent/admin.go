@@ -6,9 +6,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -18,8 +16,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/outrider-mesh/outrider/connect/proxy"
 )
 
 // listenAdmin binds the admin address: unix:///path, with mode 0660 and, where
@@ -41,12 +40,9 @@ func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return nil, fmt.Errorf("make a place for the admin socket: %w; create the directory for this user or set admin.address", err)
 	}
-	if err := clearSocket(ctx, path); err != nil {
-		return nil, fmt.Errorf("listen for the admin API on %s: %w", path, err)
-	}
-	l, err := listen.Listen(ctx, "unix", path)
+	l, err := proxy.ListenUnix(ctx, path, 0o660)
 	if err != nil {
-		return nil, fmt.Errorf("listen for the admin API on %s: %w; set admin.address to a place this user may write to", path, err)
+		return nil, fmt.Errorf("listen for the admin API on %s: %w; set admin.address to a free place this user may write to", path, err)
 	}
 	if err := shareSocket(path); err != nil {
 		_ = l.Close()
@@ -55,30 +51,7 @@ func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// clearSocket removes a socket that a dead process left behind, and nothing
-// else.
-func clearSocket(ctx context.Context, path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("the path exists and is not a socket; remove it or set admin.address")
-	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
-	if err == nil {
-		_ = conn.Close()
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) { // any other error comes from a socket that is alive
-		return errors.New("another outrider runs there; stop it or set admin.address")
-	}
-	return os.Remove(path)
-}
-
+// shareSocket lets the group outrider, where it exists, use the socket.
 func shareSocket(path string) error {
 	if group, err := user.LookupGroup("outrider"); err == nil && os.Geteuid() == 0 {
 		if gid, err := strconv.Atoi(group.Gid); err == nil {
@@ -87,7 +60,7 @@ func shareSocket(path string) error {
 			}
 		}
 	}
-	return os.Chmod(path, 0o660) //nolint:gosec // the group outrider may look at status
+	return nil
 }
 
 func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {

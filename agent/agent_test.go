@@ -190,7 +190,7 @@ func TestAdminAddressInUseIsAClearError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "another outrider runs there") {
+	if err := other.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "another process listens there") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -103,8 +103,8 @@ func (s *sidecar) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// find returns the proxy's ID, waiting for its registration when it is looked
-// up by its service.
+// find returns the proxy's ID. When it is looked up by its service and is not
+// registered yet, that is an error, after which the supervisor tries again.
 func (s *sidecar) find(ctx context.Context) (string, error) {
 	if s.ref.ProxyID != "" {
 		return s.ref.ProxyID, nil

@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net"
-	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -81,7 +79,7 @@ func (p *Proxy) bind(ctx context.Context, at bind, opts bindOptions) (net.Listen
 		delete(p.listeners, at)
 	}
 	if at.network == "unix" {
-		return p.bindUnix(ctx, at.address, opts.mode)
+		return ListenUnix(ctx, at.address, opts.mode)
 	}
 	return p.listen.Listen(context.WithoutCancel(ctx), at.network, at.address)
 }
@@ -101,38 +99,6 @@ func (p *Proxy) makeWay(rt *runtime, to bind, id connect.UpstreamID) bool {
 		}
 	}
 	return false
-}
-
-// bindUnix replaces a socket that a dead process left behind, and nothing else.
-func (p *Proxy) bindUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != fs.ModeSocket {
-			return nil, errors.New("the path exists and is not a socket")
-		}
-		// Any other error, such as that of a full backlog, comes from a socket
-		// that is alive.
-		conn, err := p.dialer.DialContext(ctx, "unix", path)
-		if err == nil {
-			_ = conn.Close()
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, errors.New("another process listens there")
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("remove the socket left behind: %w", err)
-		}
-	}
-	socket, err := p.listen.Listen(context.WithoutCancel(ctx), "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if mode != 0 {
-		if err := os.Chmod(path, mode); err != nil {
-			_ = socket.Close()
-			return nil, err
-		}
-	}
-	return socket, nil
 }
 
 // serve starts the accept loops of new listeners.
