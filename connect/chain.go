@@ -30,11 +30,48 @@ const (
 	ResolverNode NodeKind = "resolver"
 )
 
-// A Node is one step of a chain. Resolver is set for resolver nodes only.
+// A Node is one step of a chain: Routes of a router, Splits of a splitter, or
+// the Resolver of a resolver; the others are nil.
 type Node struct {
 	Kind     NodeKind
 	Name     string
+	Routes   []ChainRoute // the first that matches is taken; Consul ends the list with a catch-all
+	Splits   []Split
 	Resolver *Resolver
+}
+
+// A ChainRoute is one rule of a router (Consul, service-router config entry).
+type ChainRoute struct {
+	Match RequestMatch
+	Next  string // a node: splitter or resolver
+	// PrefixRewrite takes the place of the matched prefix, or of the matched
+	// exact path; "" leaves the path as it is.
+	PrefixRewrite   string
+	RequestTimeout  time.Duration // of all tries together; 0 means 15 s, negative none
+	IdleTimeout     time.Duration // without a byte either way; 0 means 5 min, negative none
+	Retry           Retry
+	RequestHeaders  HeaderEdits
+	ResponseHeaders HeaderEdits
+}
+
+// Retry says when a request is tried again. Without a condition it never is;
+// with one and Attempts 0 it is once.
+type Retry struct {
+	Attempts       int      // tries after the first
+	On             []string // words of service-router's retry_on
+	ConnectFailure bool     // retry_on_connect_failure
+	StatusCodes    []int
+}
+
+// Enabled reports whether there is a condition to try again.
+func (r Retry) Enabled() bool { return len(r.On) > 0 || r.ConnectFailure || len(r.StatusCodes) > 0 }
+
+// A Split is one leg of a splitter, chosen per request by weight.
+type Split struct {
+	Weight          int // hundredths of a percent; all splits of a node make 10000, give or take rounding
+	Next            string
+	RequestHeaders  HeaderEdits
+	ResponseHeaders HeaderEdits
 }
 
 // A Resolver names the target of a chain and who takes over for it.
@@ -42,13 +79,37 @@ type Resolver struct {
 	Target         TargetID
 	Failover       []TargetID // in order, without Target
 	ConnectTimeout time.Duration
+	RequestTimeout time.Duration // where the chain starts here; 0 means 15 s, negative none
 	LoadBalancer   LoadBalancer
 }
 
 // A LoadBalancer says how one endpoint of a target is chosen.
 type LoadBalancer struct {
-	Policy      string // "", round_robin, random, least_request, ring_hash, maglev
+	Policy      string // "", round_robin, random, least_request, ring_hash, maglev, peak_ewma
 	ChoiceCount int    // of least_request; 0 means 2
+	MinRingSize int    // of ring_hash; 0 means 1024
+	MaxRingSize int    // of ring_hash; 0 means 8 Mi
+	Hash        []HashPolicy
+}
+
+// A HashPolicy is one part of what a request is hashed on by ring_hash and
+// maglev (Consul, service-resolver: load_balancer.hash_policies). Parts that
+// yield nothing are left out; a request that yields nothing at all goes to a
+// random endpoint.
+type HashPolicy struct {
+	Field    string // header, cookie, query_parameter; "" with SourceIP
+	Value    string // name of the header, cookie or parameter
+	SourceIP bool
+	Terminal bool          // when it yields something, later parts are not looked at
+	Cookie   *CookieConfig // for cookies: make one when the request has none; nil never
+}
+
+// CookieConfig describes a cookie that the proxy makes. With neither Session nor
+// TTL none is made.
+type CookieConfig struct {
+	Session bool          // ends with the browser's session
+	TTL     time.Duration // Max-Age
+	Path    string
 }
 
 // A Target is one service, subset of it or service in another datacenter.

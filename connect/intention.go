@@ -71,16 +71,12 @@ type Intention struct {
 	JWT         *JWTRequirement // nil when the intention asks for no token
 }
 
-// A Permission is one L7 part of an intention, in listed order.
+// A Permission is one L7 part of an intention, in listed order. The first whose
+// HTTP part matches decides; when its JWT is not met, the default policy does.
 type Permission struct {
 	Action Action
-	JWT    *JWTRequirement
-}
-
-// A JWTRequirement asks for a token of one of the named providers. Whatever
-// cannot evaluate it must deny.
-type JWTRequirement struct {
-	Providers []string
+	HTTP   RequestMatch    // zero means every request; it has no Query
+	JWT    *JWTRequirement // nil when no token is asked for
 }
 
 // String returns the rule as a person would name it: "web → api".

@@ -39,6 +39,60 @@ type Service struct {
 
 	LocalConnectTimeout   time.Duration // to the application; 5 s unless configured
 	MaxInboundConnections int           // 0 means the proxy's own limit
+
+	// The rest is for HTTP only.
+
+	LocalRequestTimeout time.Duration // the whole response; 0 means 15 s, negative none
+	LocalIdleTimeout    time.Duration // a stream without a byte either way; 0 means 5 min, negative none
+	MaxRequestHeaders   int           // bytes; 0 means 60 KiB
+	Expose              []ExposedPath
+	RateLimits          RateLimits
+	Faults              []Fault
+}
+
+// Speaks reports whether the protocol is one of HTTP, so that requests are
+// told apart.
+func (p Protocol) Speaks() bool { return p == HTTP || p == HTTP2 || p == GRPC }
+
+// An ExposedPath is one path of the application that anybody may call without
+// TLS and without intentions, for health checks and metrics (Consul, expose
+// paths).
+type ExposedPath struct {
+	ListenerPort  int // on the inbound listener's address
+	Path          string
+	LocalPathPort int
+	Protocol      Protocol // http or http2
+	// LocalOnly admits loopback and the addresses of AllowFrom only: for checks
+	// that the Consul agent makes.
+	LocalOnly bool
+	AllowFrom []string // IP addresses, besides loopback
+}
+
+// RateLimits bound the requests that this instance takes, whoever sends them
+// (Consul, service-defaults: rate_limits.instance_level). Zero means no limit.
+type RateLimits struct {
+	Rate   int // requests per second
+	Burst  int // 0 means Rate
+	Routes []RouteLimit
+}
+
+// A RouteLimit takes the place of the general limit for the paths it matches;
+// the first match counts.
+type RouteLimit struct {
+	Path  PathMatch
+	Rate  int
+	Burst int
+}
+
+// A Fault spoils a share of the requests that this instance takes, to try out
+// what callers do then. A zero Match means every
+// request.
+type Fault struct {
+	Match           RequestMatch
+	Delay           time.Duration
+	DelayMillionths int // share of matching requests that are delayed, in millionths
+	AbortStatus     int // HTTP status; 0 means none
+	AbortMillionths int // share of matching requests that are aborted, in millionths
 }
 
 // Identity is the SPIFFE ID of the service in a trust domain.
@@ -69,7 +123,12 @@ type Upstream struct {
 	ConnectTimeout time.Duration // 0 means the chain's
 	MeshGateway    string        // "", none, local, remote
 	MaxConnections int           // limits.max_connections; negative means not set
-	PassiveHealth  PassiveHealth
+	MaxPending     int           // limits.max_pending_requests; negative means not set
+	MaxRequests    int           // limits.max_concurrent_requests; negative means not set
+	// Balance is the policy where Consul's resolver names none: "" or peak_ewma,
+	// or round_robin (our own proxy config key, outrider_lb).
+	Balance       string
+	PassiveHealth PassiveHealth
 
 	// Problem says why connections to this upstream must be closed; "" when it
 	// can be served.
@@ -84,4 +143,5 @@ type PassiveHealth struct {
 	Enforcing          int           // percent of ejections carried out; negative means 0, 0 means 100
 	MaxEjectionPercent int           // of a target's endpoints, at least one; 10
 	BaseEjectionTime   time.Duration // × number of ejections, at most 300 s; 30 s
+	Interval           time.Duration // of the success-rate window; 10 s
 }

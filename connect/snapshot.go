@@ -11,9 +11,10 @@ type Snapshot struct {
 	Leaf          *Leaf
 	Bundle        *TrustBundle
 	Mesh          Mesh
-	Intentions    []Intention // in the order of evaluation, see SortIntentions
-	DefaultAction Action      // when no intention matches
-	Upstreams     []Upstream  // sorted by ID
+	Intentions    []Intention            // in the order of evaluation, see SortIntentions
+	DefaultAction Action                 // when no intention matches
+	JWTProviders  map[string]JWTProvider // those that Intentions name, by name; one that is missing denies
+	Upstreams     []Upstream             // sorted by ID
 	Chains        map[UpstreamID]*Chain
 	Endpoints     map[TargetID][]Endpoint
 }

@@ -104,7 +104,7 @@ func convertJWT(w *wireJWT) *connect.JWTRequirement {
 	}
 	r := &connect.JWTRequirement{}
 	for _, p := range w.Providers {
-		r.Providers = append(r.Providers, p.Name)
+		r.Providers = append(r.Providers, connect.JWTClaims{Provider: p.Name})
 	}
 	return r
 }

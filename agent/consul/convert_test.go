@@ -242,7 +242,7 @@ func TestRecordedIntentionsKeepTheirJWTAndOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	okta := &connect.JWTRequirement{Providers: []string{"okta"}}
+	okta := &connect.JWTRequirement{Providers: []connect.JWTClaims{{Provider: "okta"}}}
 	local := func(name string) connect.Source {
 		return connect.Source{Partition: "default", Namespace: "default", Name: name}
 	}

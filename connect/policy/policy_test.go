@@ -28,7 +28,7 @@ func TestFirstMatchingSourceByPrecedenceDecides(t *testing.T) {
 	l7 := rule("web", "api", 9, connect.Allow)
 	l7.Permissions = []connect.Permission{{Action: connect.Allow}}
 	jwt := rule("web", "api", 9, connect.Allow)
-	jwt.JWT = &connect.JWTRequirement{Providers: []string{"okta"}}
+	jwt.JWT = &connect.JWTRequirement{Providers: []connect.JWTClaims{{Provider: "okta"}}}
 	peer := rule("web", "api", 9, connect.Allow)
 	peer.Source.Peer = "east"
 	partition := rule("*", "api", 8, connect.Allow)
