@@ -98,8 +98,8 @@ type QueryMatch struct {
 	Value string
 }
 
-// HeaderEdits change a header: first Remove, then Add, which keeps the values
-// that are there, then Set, which replaces them. Values may hold Envoy's format
+// HeaderEdits change a header: first Remove, then Set, which replaces the values
+// that are there, then Add, which keeps them. Values may hold Envoy's format
 // commands such as %DOWNSTREAM_REMOTE_ADDRESS% (Consul, service-router:
 // request_headers).
 type HeaderEdits struct {

@@ -1,8 +1,8 @@
 // Copyright (c) The Outrider Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package route turns a discovery chain into the targets of a connection. It
-// knows no endpoints and does no I/O.
+// Package route turns a discovery chain into the targets of a connection or of a
+// request head. It knows no endpoints, draws no random numbers and does no I/O.
 package route
 
 import (
@@ -30,7 +30,8 @@ type Leg struct {
 }
 
 // Compile resolves the chain of an upstream for TCP connections. A chain that
-// starts with a router or a splitter is an error: those decide per request.
+// starts with a router or a splitter is an error: those decide per request, see
+// [CompileHTTP].
 func Compile(chain *connect.Chain, upstream connect.Upstream) (Route, error) {
 	start, ok := chain.Nodes[chain.Start]
 	if !ok {
@@ -40,7 +41,11 @@ func Compile(chain *connect.Chain, upstream connect.Upstream) (Route, error) {
 		return Route{}, fmt.Errorf("discovery chain of %q starts with a %s, which decides per HTTP request and needs L7 handling; "+
 			"remove the service-%s or set the upstream's protocol to one that has it", chain.Service, start.Kind, start.Kind)
 	}
-	resolver := start.Resolver
+	return resolve(chain, upstream, start.Resolver)
+}
+
+// resolve lists the targets of a resolver, its own first.
+func resolve(chain *connect.Chain, upstream connect.Upstream, resolver *connect.Resolver) (Route, error) {
 	route := Route{LoadBalancer: resolver.LoadBalancer}
 	for _, id := range append([]connect.TargetID{resolver.Target}, resolver.Failover...) {
 		target, ok := chain.Targets[id]
