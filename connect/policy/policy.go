@@ -7,82 +7,74 @@ package policy
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/jwt"
 )
 
-// A Decision is the verdict on one caller, with what led to it.
-type Decision struct {
-	Allowed bool
-	// Reason is "" when allowed, else IntentionDenied or JWTInvalid.
-	Reason connect.Reason
-	rule   *connect.Intention // nil when no rule decided
-	why    string             // in words, with %q for the rule
+// Settings are what a policy is made of.
+type Settings struct {
+	// Intentions are in the order of [connect.SortIntentions]. The policy keeps
+	// them, so nobody may change them afterwards.
+	Intentions []connect.Intention
+	// Default decides where no intention does; its zero value denies.
+	Default     connect.Action
+	TrustDomain string // callers of any other are denied
+	// Protocol is the service's own. Only with one that speaks HTTP can
+	// permissions and tokens be met.
+	Protocol connect.Protocol
+	// Providers are found by the name under which intentions refer to them. What
+	// a caller sends in the forwarding header of any of them is not passed on.
+	Providers map[string]connect.JWTProvider
 }
 
-// Intention names the rule that decided, "web → api", "default policy" when no
-// rule covers the caller, or "trust domain" for a caller of another mesh.
-func (d Decision) Intention() string {
-	switch {
-	case d.rule != nil:
-		return d.rule.String()
-	case d.why == foreign:
-		return "trust domain"
-	}
-	return "default policy"
-}
-
-// Precedence is Consul's precedence of the rule, 0 when no rule decided.
-func (d Decision) Precedence() int {
-	if d.rule == nil {
-		return 0
-	}
-	return d.rule.Precedence
-}
-
-// Why is the verdict in words, for logs and explain.
-func (d Decision) Why() string {
-	if d.rule == nil {
-		return d.why
-	}
-	return fmt.Sprintf(d.why, d.rule) + fmt.Sprintf(" (precedence %d)", d.rule.Precedence)
-}
-
-const foreign = "denied: the caller is not of our trust domain"
-
-// A Policy answers who may open a connection to one service. It is immutable
-// and safe for concurrent use; the nil Policy denies everyone.
+// A Policy answers who may open a connection to one service and make which
+// requests. It is immutable and safe for concurrent use; the nil Policy denies
+// everyone.
 type Policy struct {
 	trustDomain string
+	http        bool
 	exact       map[source]int // rules for one exact source, by position
 	wild        []int          // positions of rules with a wildcard, ascending
-	sources     []connect.Source
-	decisions   []Decision // one per rule, made once so that deciding allocates nothing
+	rules       []rule
 	fallback    Decision
+	strip       []string // fields that only a verified token may fill
+	problems    []string
 }
 
 // source is what an exact rule is found by.
 type source struct{ partition, namespace, name string }
 
-// Compile builds the policy of a service that takes TCP connections.
-// intentions, which it keeps, must be in the order of
-// [connect.SortIntentions]; the first whose
-// source covers the caller decides, then the default (Consul, service
-// intentions: precedence). A rule with L7 permissions, or one that asks for a
-// token, cannot be satisfied by a TCP connection and denies. Rules for sources
-// of peers cover nobody here.
-func Compile(intentions []connect.Intention, fallback connect.Action, trustDomain string) *Policy {
+// Compile builds the policy of one service. The first intention whose source
+// covers the caller decides, then the default (Consul, service intentions:
+// precedence). Rules for sources of peers cover nobody here. A rule that cannot
+// be understood, whose regular expression is no RE2 say, is not left out: it
+// denies whoever it covers, and Problems names it.
+func Compile(s Settings) *Policy {
 	p := &Policy{
-		trustDomain: trustDomain,
-		exact:       make(map[source]int, len(intentions)),
-		sources:     make([]connect.Source, len(intentions)),
-		decisions:   make([]Decision, len(intentions)),
-		fallback:    defaultDecision(fallback),
+		trustDomain: s.TrustDomain,
+		http:        s.Protocol.Speaks(),
+		exact:       make(map[source]int, len(s.Intentions)),
+		rules:       make([]rule, len(s.Intentions)),
 	}
-	for i := range intentions {
-		rule := &intentions[i]
-		p.sources[i], p.decisions[i] = rule.Source, decide(rule)
-		p.index(i, rule.Source)
+	p.fallback = Decision{policy: p, Allowed: s.Default == connect.Allow, kind: byDefault}
+	if !p.fallback.Allowed {
+		p.fallback.Reason = connect.IntentionDenied
+	}
+	verifiers := make(map[string]*jwt.Verifier, len(s.Providers))
+	for name, provider := range s.Providers {
+		v := jwt.Compile(provider)
+		verifiers[name] = v
+		if field := v.ForwardHeader(); field != "" && !slices.Contains(p.strip, field) {
+			p.strip = append(p.strip, field)
+		}
+	}
+	slices.Sort(p.strip)
+	for i := range s.Intentions {
+		p.rules[i] = p.compileRule(&s.Intentions[i], verifiers)
+		p.index(i, s.Intentions[i].Source)
 	}
 	return p
 }
@@ -100,43 +92,99 @@ func (p *Policy) index(i int, s connect.Source) {
 	}
 }
 
-// Authorize decides on a caller whose identity TLS has proved. It allocates
-// nothing.
+// Problems says which rules deny although they were meant to do something else,
+// and which tokens cannot be verified for now, one sentence each, for logs and
+// status.
+func (p *Policy) Problems() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Clone(p.problems)
+}
+
+func (p *Policy) report(i *connect.Intention, format string, args ...any) string {
+	problem := fmt.Sprintf(format, args...)
+	if sentence := fmt.Sprintf("intention %q: %s", i, problem); !slices.Contains(p.problems, sentence) {
+		p.problems = append(p.problems, sentence)
+	}
+	return problem
+}
+
+// Authorize decides on a connection of a caller whose identity TLS has proved.
+// A rule with L7 permissions, or one that asks for a token, cannot be satisfied
+// by a connection alone and denies; that is so whatever the protocol. It
+// allocates nothing.
 func (p *Policy) Authorize(caller connect.Identity) Decision {
+	r, d := p.find(caller)
+	if r == nil {
+		return d
+	}
+	return r.connection
+}
+
+// AuthorizeRequest decides on one request, normalised, of a caller whose
+// identity TLS has proved, at now. It does not change h: once the request is
+// allowed, [Decision.Edit] must. It allocates nothing, except for tokens,
+// regular expressions and repeated fields.
+//
+// The first rule whose source covers the caller decides. With permissions, the
+// first whose HTTP part matches gives the action; none means the default. Lower
+// rules are not asked (Consul, service intentions: permissions). What is allowed
+// so must still meet the rule's own token requirement and the permission's.
+//
+// Where Consul configures Envoy in another way, this is stricter:
+//   - A request without the token that is asked for is denied. Envoy falls back
+//     to the default policy, so under a default of allow it asks for no token.
+//   - A deny holds with or without a token: leaving the token out does not
+//     escape a deny that asks for one.
+//   - Under a policy for TCP, rules for requests deny.
+//
+// Permissions match the request as it came, tokens included; Envoy has removed
+// the tokens that it could verify by then.
+func (p *Policy) AuthorizeRequest(caller connect.Identity, h *connect.Head, now time.Time) Decision {
+	r, d := p.find(caller)
+	switch {
+	case r == nil:
+		return d
+	case !p.http || h == nil:
+		return r.connection
+	case r.broken != "":
+		return r.decide(false, 0).because(r.broken)
+	}
+	permission := r.match(h)
+	switch {
+	case permission > 0:
+		d = r.decide(r.permissions[permission-1].allow, permission)
+	case len(r.permissions) > 0:
+		d = p.fallback
+		d.rule, d.kind = r.intention, byNoPermission
+	default:
+		d = r.decide(r.intention.Action == connect.Allow, 0)
+	}
+	if !d.Allowed {
+		return d
+	}
+	return r.checkTokens(d, h, now)
+}
+
+// find returns the rule that decides on a caller, or nil and the decision when
+// no rule does.
+func (p *Policy) find(caller connect.Identity) (*rule, Decision) {
 	if p == nil || caller.TrustDomain != p.trustDomain {
-		return Decision{Reason: connect.IntentionDenied, why: foreign}
+		return nil, Decision{policy: p, Reason: connect.IntentionDenied, kind: byTrustDomain}
 	}
 	best, found := p.exact[source{caller.Partition, caller.Namespace, caller.Service}]
 	for _, i := range p.wild {
 		if found && best < i {
 			break
 		}
-		if p.sources[i].Covers(caller) {
+		if p.rules[i].intention.Source.Covers(caller) {
 			best, found = i, true
 			break
 		}
 	}
 	if !found {
-		return p.fallback
+		return nil, p.fallback
 	}
-	return p.decisions[best]
-}
-
-func decide(rule *connect.Intention) Decision {
-	switch {
-	case len(rule.Permissions) > 0:
-		return Decision{rule: rule, Reason: connect.IntentionDenied, why: "denied by intention %q: its L7 permissions cannot be met by a TCP connection"}
-	case rule.JWT != nil:
-		return Decision{rule: rule, Reason: connect.JWTInvalid, why: "denied by intention %q: it asks for a JWT, which a TCP connection cannot carry"}
-	case rule.Action == connect.Allow:
-		return Decision{rule: rule, Allowed: true, why: "allowed by intention %q"}
-	}
-	return Decision{rule: rule, Reason: connect.IntentionDenied, why: "denied by intention %q"}
-}
-
-func defaultDecision(action connect.Action) Decision {
-	if action == connect.Allow {
-		return Decision{Allowed: true, why: "allowed by the default policy: no intention covers the caller"}
-	}
-	return Decision{Reason: connect.IntentionDenied, why: "denied by the default policy: no intention covers the caller"}
+	return &p.rules[best], Decision{}
 }

@@ -17,7 +17,7 @@ func caller(service string) connect.Identity {
 	return connect.Identity{TrustDomain: td, Partition: "default", Namespace: "default", Datacenter: "dc1", Service: service}
 }
 
-func rule(src, dst string, precedence int, action connect.Action) connect.Intention {
+func intention(src, dst string, precedence int, action connect.Action) connect.Intention {
 	return connect.Intention{
 		Source:      connect.Source{Partition: "default", Namespace: "default", Name: src},
 		Destination: dst, Namespace: "default", Precedence: precedence, Action: action,
@@ -25,15 +25,15 @@ func rule(src, dst string, precedence int, action connect.Action) connect.Intent
 }
 
 func TestFirstMatchingSourceByPrecedenceDecides(t *testing.T) {
-	l7 := rule("web", "api", 9, connect.Allow)
+	l7 := intention("web", "api", 9, connect.Allow)
 	l7.Permissions = []connect.Permission{{Action: connect.Allow}}
-	jwt := rule("web", "api", 9, connect.Allow)
+	jwt := intention("web", "api", 9, connect.Allow)
 	jwt.JWT = &connect.JWTRequirement{Providers: []connect.JWTClaims{{Provider: "okta"}}}
-	peer := rule("web", "api", 9, connect.Allow)
+	peer := intention("web", "api", 9, connect.Allow)
 	peer.Source.Peer = "east"
-	partition := rule("*", "api", 8, connect.Allow)
+	partition := intention("*", "api", 8, connect.Allow)
 	partition.Source.Partition = "other"
-	anyNamespace := rule("*", "api", 7, connect.Allow)
+	anyNamespace := intention("*", "api", 7, connect.Allow)
 	anyNamespace.Source.Namespace = "*"
 
 	other := caller("web")
@@ -52,23 +52,23 @@ func TestFirstMatchingSourceByPrecedenceDecides(t *testing.T) {
 	}{
 		{"nothing matches, default deny", nil, connect.Deny, caller("web"), false, "default policy", connect.IntentionDenied},
 		{"nothing matches, default allow", nil, connect.Allow, caller("web"), true, "default policy", ""},
-		{"exact allow under default deny", []connect.Intention{rule("web", "api", 9, connect.Allow)}, connect.Deny, caller("web"), true, "web → api", ""},
-		{"exact deny under default allow", []connect.Intention{rule("web", "api", 9, connect.Deny)}, connect.Allow, caller("web"), false, "web → api", connect.IntentionDenied},
-		{"exact source before any source", []connect.Intention{rule("*", "api", 8, connect.Deny), rule("web", "api", 9, connect.Allow)}, connect.Deny, caller("web"), true, "web → api", ""},
-		{"any source for the others", []connect.Intention{rule("*", "api", 8, connect.Deny), rule("web", "api", 9, connect.Allow)}, connect.Allow, caller("shop"), false, "* → api", connect.IntentionDenied},
-		{"any source on this service before exact source on all services", []connect.Intention{rule("web", "*", 6, connect.Allow), rule("*", "api", 8, connect.Deny)}, connect.Allow, caller("web"), false, "* → api", connect.IntentionDenied},
-		{"exact source on all services before any source on all", []connect.Intention{rule("*", "*", 5, connect.Deny), rule("web", "*", 6, connect.Allow)}, connect.Deny, caller("web"), true, "web → *", ""},
-		{"same source twice: the more specific destination counts", []connect.Intention{rule("web", "*", 6, connect.Allow), rule("web", "api", 9, connect.Deny)}, connect.Allow, caller("web"), false, "web → api", connect.IntentionDenied},
+		{"exact allow under default deny", []connect.Intention{intention("web", "api", 9, connect.Allow)}, connect.Deny, caller("web"), true, "web → api", ""},
+		{"exact deny under default allow", []connect.Intention{intention("web", "api", 9, connect.Deny)}, connect.Allow, caller("web"), false, "web → api", connect.IntentionDenied},
+		{"exact source before any source", []connect.Intention{intention("*", "api", 8, connect.Deny), intention("web", "api", 9, connect.Allow)}, connect.Deny, caller("web"), true, "web → api", ""},
+		{"any source for the others", []connect.Intention{intention("*", "api", 8, connect.Deny), intention("web", "api", 9, connect.Allow)}, connect.Allow, caller("shop"), false, "* → api", connect.IntentionDenied},
+		{"any source on this service before exact source on all services", []connect.Intention{intention("web", "*", 6, connect.Allow), intention("*", "api", 8, connect.Deny)}, connect.Allow, caller("web"), false, "* → api", connect.IntentionDenied},
+		{"exact source on all services before any source on all", []connect.Intention{intention("*", "*", 5, connect.Deny), intention("web", "*", 6, connect.Allow)}, connect.Deny, caller("web"), true, "web → *", ""},
+		{"same source twice: the more specific destination counts", []connect.Intention{intention("web", "*", 6, connect.Allow), intention("web", "api", 9, connect.Deny)}, connect.Allow, caller("web"), false, "web → api", connect.IntentionDenied},
 		{"L7 permissions on TCP deny", []connect.Intention{l7}, connect.Allow, caller("web"), false, "web → api", connect.IntentionDenied},
 		{"a token requirement on TCP denies", []connect.Intention{jwt}, connect.Allow, caller("web"), false, "web → api", connect.JWTInvalid},
 		{"a rule for a peer does not cover a local caller", []connect.Intention{peer}, connect.Deny, caller("web"), false, "default policy", connect.IntentionDenied},
 		{"a wildcard does not cross partitions", []connect.Intention{partition}, connect.Deny, caller("web"), false, "default policy", connect.IntentionDenied},
 		{"a wildcard namespace covers any namespace", []connect.Intention{anyNamespace}, connect.Deny, caller("web"), true, "* → api", ""},
-		{"another trust domain is never allowed", []connect.Intention{rule("*", "*", 5, connect.Allow)}, connect.Allow, other, false, "trust domain", connect.IntentionDenied},
-		{"the caller's datacenter does not matter", []connect.Intention{rule("web", "api", 9, connect.Allow)}, connect.Deny, remote, true, "web → api", ""},
+		{"another trust domain is never allowed", []connect.Intention{intention("*", "*", 5, connect.Allow)}, connect.Allow, other, false, "trust domain", connect.IntentionDenied},
+		{"the caller's datacenter does not matter", []connect.Intention{intention("web", "api", 9, connect.Allow)}, connect.Deny, remote, true, "web → api", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := Compile(connect.SortIntentions(tc.rules), tc.fallback, td)
+			p := Compile(Settings{Intentions: connect.SortIntentions(tc.rules), Default: tc.fallback, TrustDomain: td, Protocol: connect.TCP})
 			got := p.Authorize(tc.caller)
 			if got.Allowed != tc.allowed || got.Intention() != tc.by || got.Reason != tc.reason {
 				t.Errorf("got %+v by %q, want allowed=%v by %q, reason %q", got, got.Intention(), tc.allowed, tc.by, tc.reason)
@@ -89,7 +89,7 @@ func TestLookupAgreesWithWalk(t *testing.T) {
 	for _, src := range names {
 		for _, dst := range []string{"api", "*"} {
 			precedence := map[[2]bool]int{{false, false}: 9, {true, false}: 8, {false, true}: 6, {true, true}: 5}[[2]bool{src == "*", dst == "*"}]
-			rules = append(rules, rule(src, dst, precedence, connect.Allow))
+			rules = append(rules, intention(src, dst, precedence, connect.Allow))
 		}
 	}
 	for mask := range 1 << len(rules) {
@@ -101,7 +101,7 @@ func TestLookupAgreesWithWalk(t *testing.T) {
 			}
 		}
 		some = connect.SortIntentions(some)
-		p := Compile(some, connect.Deny, td)
+		p := Compile(Settings{Intentions: some, TrustDomain: td})
 		for _, name := range []string{"a", "b", "d"} {
 			want := "default policy"
 			for _, r := range some {
@@ -127,10 +127,10 @@ func TestNilPolicyDenies(t *testing.T) {
 func BenchmarkAuthorize1000(b *testing.B) {
 	var rules []connect.Intention
 	for i := range 998 {
-		rules = append(rules, rule(fmt.Sprintf("service-%d", i), "api", 9, connect.Allow))
+		rules = append(rules, intention(fmt.Sprintf("service-%d", i), "api", 9, connect.Allow))
 	}
-	rules = append(rules, rule("*", "api", 8, connect.Deny), rule("*", "*", 5, connect.Allow))
-	p := Compile(connect.SortIntentions(rules), connect.Deny, td)
+	rules = append(rules, intention("*", "api", 8, connect.Deny), intention("*", "*", 5, connect.Allow))
+	p := Compile(Settings{Intentions: connect.SortIntentions(rules), TrustDomain: td})
 	for _, name := range []string{"service-0", "service-997", "stranger"} {
 		b.Run(name, func(b *testing.B) {
 			id := caller(name)
