@@ -69,13 +69,49 @@ func TestRoundRobinSpreadsWithinARound(t *testing.T) {
 	}
 }
 
-func TestRandomFollowsWeights(t *testing.T) {
+func TestEveryPolicyFollowsWeightsWhenIdle(t *testing.T) {
 	const n = 20000
-	for _, policy := range []string{"random", "ring_hash", "maglev"} {
-		got := picks(group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, 3, 1), n)
-		// Five standard deviations of a binomial: fails by chance once in a million runs.
-		if share := float64(got["e0"]) / n; math.Abs(share-0.75) > 5*math.Sqrt(0.75*0.25/n) {
-			t.Errorf("%s: weight 3 of 4 got a share of %.3f", policy, share)
+	for _, policy := range []string{"", "round_robin", "random", "least_request", "ring_hash", "maglev", "peak_ewma"} {
+		for _, weights := range [][]int{{3, 1}, {1, 2, 5}, {1, 1, 1, 1}} {
+			g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, weights...)
+			for i := range g.Entries() {
+				// Equal up to noise, which must not decide.
+				g.Observe(&g.Entries()[i], epoch, time.Duration(100+i)*time.Millisecond, Success)
+			}
+			got := picks(g, n)
+			for i, w := range weights {
+				share, want := float64(got[fmt.Sprintf("e%d", i)])/n, float64(w)/float64(g.total)
+				// Five standard deviations of a binomial: fails by chance once in a million runs.
+				if math.Abs(share-want) > 5*math.Sqrt(want*(1-want)/n) {
+					t.Errorf("%q: weight %d of %v got a share of %.3f", policy, w, weights, share)
+				}
+			}
+		}
+	}
+}
+
+func TestBusyEndpointsAreLoadedByWeight(t *testing.T) {
+	for _, policy := range []string{"least_request", "peak_ewma"} {
+		g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, 3, 1)
+		for range 4000 {
+			g.Pick(epoch, nil).State.Begin()
+		}
+		if n := g.Entries()[0].State.Active(); n < 2900 || n > 3100 {
+			t.Errorf("%s: weight 3 of 4 has %d of 4000 requests", policy, n)
+		}
+	}
+}
+
+func TestDefaultIsForTargetsWithoutAPolicy(t *testing.T) {
+	for _, tc := range []struct{ policy, byDefault, want string }{
+		{"", "peak_ewma", "peak_ewma"},
+		{"", "", ""},
+		{"random", "peak_ewma", "random"},
+		{"round_robin", "peak_ewma", "round_robin"},
+	} {
+		g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: tc.policy}, Default: tc.byDefault}, 1, 1)
+		if g.policy != tc.want {
+			t.Errorf("%q with default %q: the policy is %q, want %q", tc.policy, tc.byDefault, g.policy, tc.want)
 		}
 	}
 }
@@ -99,11 +135,17 @@ func TestLeastRequestPrefersTheLessLoaded(t *testing.T) {
 }
 
 func TestTriedEndpointsAreNotPickedAgain(t *testing.T) {
-	for _, policy := range []string{"", "random", "least_request"} {
+	for _, policy := range []string{"", "random", "least_request", "peak_ewma", "ring_hash", "maglev"} {
 		g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, 100, 1, 1)
 		var tried []*Entry
 		seen := map[string]bool{}
-		for e := g.Pick(epoch, tried); e != nil; e = g.Pick(epoch, tried) {
+		pick := func() *Entry {
+			if g.Hashes() {
+				return g.PickHashed(epoch, 7, tried)
+			}
+			return g.Pick(epoch, tried)
+		}
+		for e := pick(); e != nil; e = pick() {
 			tried = append(tried, e)
 			seen[e.Endpoint.ID] = true
 		}
@@ -113,9 +155,25 @@ func TestTriedEndpointsAreNotPickedAgain(t *testing.T) {
 	}
 }
 
+func TestSingleEndpointIsPickedUnlessTried(t *testing.T) {
+	for _, policy := range []string{"", "random", "least_request", "peak_ewma", "ring_hash", "maglev"} {
+		g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, 7)
+		only := &g.Entries()[0]
+		if a, b := g.Pick(epoch, nil), g.PickHashed(epoch, 9, nil); a != only || b != only {
+			t.Errorf("%q: picked %v and %v", policy, a, b)
+		}
+		if a, b := g.Pick(epoch, []*Entry{only}), g.PickHashed(epoch, 9, []*Entry{only}); a != nil || b != nil {
+			t.Errorf("%q: picked %v and %v, which were tried", policy, a, b)
+		}
+	}
+}
+
 func TestEmptyGroupPicksNothing(t *testing.T) {
-	if e := group(Options{}, 0, 0).Pick(epoch, nil); e != nil {
-		t.Errorf("picked %v of unusable endpoints", e.Endpoint)
+	for _, policy := range []string{"", "random", "least_request", "peak_ewma", "ring_hash", "maglev"} {
+		g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, 0, 0)
+		if a, b := g.Pick(epoch, nil), g.PickHashed(epoch, 7, nil); a != nil || b != nil {
+			t.Errorf("%q: picked %v and %v of unusable endpoints", policy, a, b)
+		}
 	}
 }
 
@@ -219,23 +277,5 @@ func TestStateOutlivesSnapshotsButIsNotSharedBetweenUpstreams(t *testing.T) {
 	r.Retain(map[Key]bool{{"api", "api"}: true})
 	if len(r.groups) != 1 {
 		t.Errorf("%d keys after Retain, want 1", len(r.groups))
-	}
-}
-
-func BenchmarkPick(b *testing.B) {
-	for _, policy := range []string{"round_robin", "random", "least_request"} {
-		b.Run(policy, func(b *testing.B) {
-			weights := make([]int, 100)
-			for i := range weights {
-				weights[i] = 1 + i%3
-			}
-			g := group(Options{LoadBalancer: connect.LoadBalancer{Policy: policy}}, weights...)
-			b.ReportAllocs()
-			for b.Loop() {
-				if g.Pick(epoch, nil) == nil {
-					b.Fatal("nothing picked")
-				}
-			}
-		})
 	}
 }
