@@ -118,6 +118,21 @@ func (c *Client) get(ctx context.Context, r request, after watch.Cursor, out any
 	return m, nil
 }
 
+// getIfAny is get for what need not be there. found is false when Consul says
+// that it is not, which can be waited on like any answer; an agent that does not
+// know the question at all sends no index with its 404, which is an error.
+func (c *Client) getIfAny(ctx context.Context, r request, after watch.Cursor, out any) (found bool, m meta, err error) {
+	m, err = c.fetch(ctx, r, after, out)
+	switch {
+	case err == nil:
+		return true, m, nil
+	case status(err) == http.StatusNotFound && m.index != 0:
+		return false, m, nil
+	}
+	return false, meta{}, fmt.Errorf("%s: %w", r.doing, explain(err, r.needs, c.where()))
+}
+
+// fetch returns what the headers say even with a status other than 200.
 func (c *Client) fetch(ctx context.Context, r request, after watch.Cursor, out any) (meta, error) {
 	params, limit := c.parameters(r, after)
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -136,7 +151,8 @@ func (c *Client) fetch(ctx context.Context, r request, after watch.Cursor, out a
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if response.StatusCode != http.StatusOK {
-		return meta{}, &statusError{code: response.StatusCode, body: string(body)}
+		m, _ := readMeta(response.Header)
+		return m, &statusError{code: response.StatusCode, body: string(body)}
 	}
 	if err != nil {
 		return meta{}, fmt.Errorf("read the answer: %w", err)

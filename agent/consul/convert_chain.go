@@ -25,17 +25,15 @@ type wireChain struct {
 type wireNode struct {
 	Type     string
 	Name     string
-	Routes   []struct{ NextNode string }
-	Splits   []struct{ NextNode string }
+	Routes   []wireRoute
+	Splits   []wireSplit
 	Resolver *struct {
 		ConnectTimeout any
+		RequestTimeout any // nanoseconds
 		Target         string
 		Failover       *struct{ Targets []string }
 	}
-	LoadBalancer *struct {
-		Policy             string
-		LeastRequestConfig *struct{ ChoiceCount int }
-	}
+	LoadBalancer *wireLoadBalancer
 }
 
 type wireTarget struct {
@@ -148,23 +146,22 @@ func convertNode(w *wireNode, targets map[connect.TargetID]connect.Target) (conn
 		return connect.Node{}, errors.New("it is null")
 	}
 	node := connect.Node{Kind: connect.NodeKind(w.Type), Name: w.Name}
+	var err error
 	switch node.Kind {
 	case connect.RouterNode:
-		if len(w.Routes) == 0 {
-			return node, errors.New("the router has no routes")
-		}
+		node.Routes, err = convertRoutes(w.Routes)
 	case connect.SplitterNode:
-		if len(w.Splits) == 0 {
-			return node, errors.New("the splitter has no splits")
+		if node.Splits, err = convertSplits(w.Splits); err == nil {
+			// Consul repeats what the resolvers behind it say, which is what
+			// counts here.
+			_, err = convertBalance(w.LoadBalancer)
 		}
 	case connect.ResolverNode:
-		resolver, err := convertResolver(w, targets)
-		node.Resolver = resolver
-		return node, err
+		node.Resolver, err = convertResolver(w, targets)
 	default:
-		return node, fmt.Errorf("type %q is not known", w.Type)
+		err = fmt.Errorf("type %q is not known", w.Type)
 	}
-	return node, nil
+	return node, err
 }
 
 func convertResolver(w *wireNode, targets map[connect.TargetID]connect.Target) (*connect.Resolver, error) {
@@ -175,11 +172,18 @@ func convertResolver(w *wireNode, targets map[connect.TargetID]connect.Target) (
 	if err != nil {
 		return nil, fmt.Errorf("ConnectTimeout: %w", err)
 	}
-	r := &connect.Resolver{Target: connect.TargetID(w.Resolver.Target), ConnectTimeout: timeout}
+	request, err := optionalDuration(w.Resolver.RequestTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("RequestTimeout: %w", err)
+	}
+	r := &connect.Resolver{Target: connect.TargetID(w.Resolver.Target), ConnectTimeout: timeout, RequestTimeout: request}
 	if _, ok := targets[r.Target]; !ok {
 		return nil, fmt.Errorf("target %q does not exist", r.Target)
 	}
 	if w.Resolver.Failover != nil {
+		if err := sizes("failover targets", len(w.Resolver.Failover.Targets), maxTargets); err != nil {
+			return nil, err
+		}
 		for _, name := range w.Resolver.Failover.Targets {
 			id := connect.TargetID(name)
 			if _, ok := targets[id]; !ok {
@@ -188,13 +192,8 @@ func convertResolver(w *wireNode, targets map[connect.TargetID]connect.Target) (
 			r.Failover = append(r.Failover, id)
 		}
 	}
-	if lb := w.LoadBalancer; lb != nil {
-		r.LoadBalancer.Policy = lb.Policy
-		if lb.LeastRequestConfig != nil {
-			r.LoadBalancer.ChoiceCount = max(lb.LeastRequestConfig.ChoiceCount, 0)
-		}
-	}
-	return r, nil
+	r.LoadBalancer, err = convertBalance(w.LoadBalancer)
+	return r, err
 }
 
 // checkPaths takes away, again and again, the nodes that nothing else leads to.

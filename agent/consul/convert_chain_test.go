@@ -37,8 +37,13 @@ func TestRecordedChainIsReadWhole(t *testing.T) {
 	want := &connect.Chain{
 		Service: "api", Datacenter: "dc1", Protocol: connect.HTTP, Start: "router:api.default.default",
 		Nodes: map[string]connect.Node{
-			"router:api.default.default":          {Kind: connect.RouterNode, Name: "api.default.default"},
-			"splitter:api.default.default":        {Kind: connect.SplitterNode, Name: "api.default.default"},
+			"router:api.default.default": {Kind: connect.RouterNode, Name: "api.default.default", Routes: []connect.ChainRoute{
+				{Match: connect.RequestMatch{Path: connect.PathMatch{Kind: connect.MatchPrefix, Value: "/v2"}}, Next: "resolver:v2.api.default.default.dc1", Retry: connect.Retry{Attempts: 2}},
+				{Match: connect.RequestMatch{Path: connect.PathMatch{Kind: connect.MatchPrefix, Value: "/"}}, Next: "splitter:api.default.default"},
+			}},
+			"splitter:api.default.default": {Kind: connect.SplitterNode, Name: "api.default.default", Splits: []connect.Split{
+				{Weight: 9000, Next: "resolver:v1.api.default.default.dc1"}, {Weight: 1000, Next: "resolver:v2.api.default.default.dc1"},
+			}},
 			"resolver:v1.api.default.default.dc1": resolver("v1.api.default.default.dc1", "v2.api.default.default.dc1"),
 			"resolver:v2.api.default.default.dc1": resolver("v2.api.default.default.dc1", "v2.api.default.default.dc2"),
 		},
@@ -88,10 +93,10 @@ func TestChainsThatLeadNowhereAreRefused(t *testing.T) {
 		{"resolver without resolver", chain("r", `"r":{"Type":"resolver"}`, `"t":`+target), "resolver is missing"},
 		{"empty router", chain("r", `"r":{"Type":"router"}`, `"t":`+target), "no routes"},
 		{"empty splitter", chain("r", `"r":{"Type":"splitter"}`, `"t":`+target), "no splits"},
-		{"route to nowhere", chain("o", `"r":`+node+`,"o":{"Type":"router","Routes":[{"NextNode":"x"}]}`, `"t":`+target), `leads to "x"`},
-		{"split to nowhere", chain("o", `"r":`+node+`,"o":{"Type":"splitter","Splits":[{"NextNode":"x"}]}`, `"t":`+target), `leads to "x"`},
-		{"circle", chain("o", `"o":{"Type":"router","Routes":[{"NextNode":"p"}]},"p":{"Type":"splitter","Splits":[{"NextNode":"o"}]}`, ``), "circle"},
-		{"circle of one", chain("o", `"o":{"Type":"router","Routes":[{"NextNode":"o"}]}`, ``), "circle"},
+		{"route to nowhere", chain("o", `"r":`+node+`,"o":{"Type":"router","Routes":[{"Definition":{},"NextNode":"x"}]}`, `"t":`+target), `leads to "x"`},
+		{"split to nowhere", chain("o", `"r":`+node+`,"o":{"Type":"splitter","Splits":[{"Weight":100,"NextNode":"x"}]}`, `"t":`+target), `leads to "x"`},
+		{"circle", chain("o", `"o":{"Type":"router","Routes":[{"Definition":{},"NextNode":"p"}]},"p":{"Type":"splitter","Splits":[{"Weight":100,"NextNode":"o"}]}`, ``), "circle"},
+		{"circle of one", chain("o", `"o":{"Type":"router","Routes":[{"Definition":{},"NextNode":"o"}]}`, ``), "circle"},
 		{"bad timeout", chain("r", `"r":`+strings.Replace(node, `"5s"`, `"soon"`, 1), `"t":`+target), "soon is not a duration"},
 		{"negative timeout", chain("r", `"r":`+strings.Replace(node, `"5s"`, `"-5s"`, 1), `"t":`+target), "not a duration from 0"},
 		{"target under another name", chain("r", `"r":`+node, `"t":`+strings.Replace(target, `"t"`, `"u"`, 1)), `its ID is "u"`},

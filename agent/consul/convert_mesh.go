@@ -5,6 +5,7 @@ package consul
 
 import (
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -13,6 +14,19 @@ import (
 type wireMesh struct {
 	Kind string
 	TLS  *struct{ Incoming, Outgoing *wireTLS }
+	HTTP *struct {
+		SanitizeXForwardedClientCert bool
+		Incoming                     *struct {
+			RequestNormalization json.RawMessage // a wireNormalization, read strictly
+		}
+	}
+}
+
+type wireNormalization struct {
+	InsecureDisablePathNormalization bool
+	MergeSlashes                     bool
+	PathWithEscapedSlashesAction     string
+	HeadersWithUnderscoresAction     string
 }
 
 type wireTLS struct {
@@ -36,17 +50,50 @@ func convertMesh(list []wireMesh) (connect.Mesh, error) {
 		return connect.Mesh{}, fmt.Errorf("the mesh config entry is of kind %q", w.Kind)
 	}
 	var mesh connect.Mesh
-	if w.TLS == nil {
-		return mesh, nil
-	}
 	var err error
-	if mesh.Incoming, err = convertTLS(w.TLS.Incoming); err != nil {
-		return connect.Mesh{}, fmt.Errorf("mesh config entry, TLS.Incoming: %w", err)
+	if w.TLS != nil {
+		if mesh.Incoming, err = convertTLS(w.TLS.Incoming); err != nil {
+			return connect.Mesh{}, fmt.Errorf("mesh config entry, TLS.Incoming: %w", err)
+		}
+		if mesh.Outgoing, err = convertTLS(w.TLS.Outgoing); err != nil {
+			return connect.Mesh{}, fmt.Errorf("mesh config entry, TLS.Outgoing: %w", err)
+		}
 	}
-	if mesh.Outgoing, err = convertTLS(w.TLS.Outgoing); err != nil {
-		return connect.Mesh{}, fmt.Errorf("mesh config entry, TLS.Outgoing: %w", err)
+	if w.HTTP != nil {
+		mesh.SanitizeXFCC = w.HTTP.SanitizeXForwardedClientCert
+		if w.HTTP.Incoming != nil {
+			if mesh.Normalization, err = convertNormalization(w.HTTP.Incoming.RequestNormalization); err != nil {
+				return connect.Mesh{}, fmt.Errorf("mesh config entry, HTTP.Incoming.RequestNormalization: %w", err)
+			}
+		}
 	}
 	return mesh, nil
+}
+
+// convertNormalization reads how requests are brought into one form before they
+// are authorised. A step that is not understood refuses the entry: rules would
+// be asked about another path than the application sees.
+func convertNormalization(text []byte) (connect.Normalization, error) {
+	var w wireNormalization
+	if err := decodeStrictly(text, &w); err != nil {
+		return connect.Normalization{}, err
+	}
+	n := connect.Normalization{KeepPath: w.InsecureDisablePathNormalization, MergeSlashes: w.MergeSlashes}
+	switch action := connect.SlashAction(w.PathWithEscapedSlashesAction); action {
+	case "", "IMPLEMENTATION_SPECIFIC_DEFAULT":
+	case connect.SlashKeep, connect.SlashReject, connect.SlashRedirect, connect.SlashForward:
+		n.EscapedSlashes = action
+	default:
+		return n, fmt.Errorf("PathWithEscapedSlashesAction %.40q is not known", w.PathWithEscapedSlashesAction)
+	}
+	switch action := connect.UnderscoreAction(w.HeadersWithUnderscoresAction); action {
+	case "":
+	case connect.UnderscoreAllow, connect.UnderscoreReject, connect.UnderscoreDrop:
+		n.Underscores = action
+	default:
+		return n, fmt.Errorf("HeadersWithUnderscoresAction %.40q is not known", w.HeadersWithUnderscoresAction)
+	}
+	return n, nil
 }
 
 func convertTLS(w *wireTLS) (connect.TLSLimits, error) {

@@ -67,8 +67,11 @@ func TestRecordedRegistrationIsReadWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	health := connect.PassiveHealth{MaxFailures: 3, BaseEjectionTime: 10 * time.Second}
-	base := connect.Upstream{Namespace: "default", Partition: "default", BindAddress: "127.0.0.1", ConnectTimeout: 3 * time.Second, MaxConnections: 7, PassiveHealth: health}
+	health := connect.PassiveHealth{MaxFailures: 3, BaseEjectionTime: 10 * time.Second, Interval: 22 * time.Second}
+	base := connect.Upstream{
+		Namespace: "default", Partition: "default", BindAddress: "127.0.0.1", ConnectTimeout: 3 * time.Second,
+		MaxConnections: 7, MaxPending: 8, MaxRequests: -1, PassiveHealth: health,
+	}
 	with := func(edit func(*connect.Upstream)) connect.Upstream {
 		u := base
 		edit(&u)
@@ -84,7 +87,8 @@ func TestRecordedRegistrationIsReadWhole(t *testing.T) {
 			with(func(u *connect.Upstream) { u.ID, u.Name, u.BindPort, u.Protocol = "api", "api", 9191, connect.HTTP }),
 			with(func(u *connect.Upstream) {
 				u.ID, u.Name, u.BindPort, u.Datacenter = "db?dc=dc2", "db", 9192, "dc2"
-				u.ConnectTimeout, u.MaxConnections, u.PassiveHealth = 1234*time.Millisecond, 4, connect.PassiveHealth{MaxFailures: 2}
+				u.ConnectTimeout, u.MaxConnections, u.MaxPending = 1234*time.Millisecond, 4, -1
+				u.PassiveHealth = connect.PassiveHealth{MaxFailures: 2, Interval: 5 * time.Second}
 			}),
 			with(func(u *connect.Upstream) {
 				u.ID, u.Name, u.BindPort, u.Peer = "far?peer=east", "far", 9194, "east"
@@ -92,7 +96,7 @@ func TestRecordedRegistrationIsReadWhole(t *testing.T) {
 			}),
 			{
 				ID: "query:geo", Name: "geo", Namespace: "default", Partition: "default", BindAddress: "127.0.0.1", BindPort: 9193,
-				MaxConnections: -1, Problem: "it is a prepared query, and those are not served yet: name a service instead",
+				MaxConnections: -1, MaxPending: -1, MaxRequests: -1, Problem: "it is a prepared query, and those are not served yet: name a service instead",
 			},
 			with(func(u *connect.Upstream) {
 				u.ID, u.Name, u.BindAddress, u.BindSocketPath, u.BindSocketMode = "sock", "sock", "", "/run/x.sock", fs.FileMode(0o600)
@@ -179,7 +183,6 @@ func TestUpstreamsThatCannotBeServedSayWhy(t *testing.T) {
 		{name: "escape hatch", proxy: `,"Upstreams":[{"DestinationName":"a","LocalBindPort":1,"Config":{"envoy_cluster_json":"{}"}}]`,
 			ids: []connect.UpstreamID{"a"}, warning: "envoy_cluster_json is ignored"},
 		{name: "transparent", proxy: `,"Mode":"transparent"`, warning: `mode "transparent" is not served yet`},
-		{name: "expose", proxy: `,"Expose":{"Paths":[{"Path":"/x"}]}`, warning: "expose is not served yet"},
 		{name: "extension", proxy: `,"EnvoyExtensions":[{"Name":"builtin/lua"}]`, warning: `Envoy extension "builtin/lua" is ignored`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -243,12 +246,19 @@ func TestRecordedIntentionsKeepTheirJWTAndOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	okta := &connect.JWTRequirement{Providers: []connect.JWTClaims{{Provider: "okta"}}}
+	role := &connect.JWTRequirement{Providers: []connect.JWTClaims{{Provider: "okta", Claims: []connect.JWTClaim{{Path: []string{"role"}, Value: "x"}}}}}
+	path := func(kind connect.MatchKind, value string) connect.RequestMatch {
+		return connect.RequestMatch{Path: connect.PathMatch{Kind: kind, Value: value}}
+	}
 	local := func(name string) connect.Source {
 		return connect.Source{Partition: "default", Namespace: "default", Name: name}
 	}
 	want := []connect.Intention{
 		{Source: local("edge"), Destination: "web", Namespace: "default", Precedence: 9, JWT: okta,
-			Permissions: []connect.Permission{{Action: connect.Allow, JWT: okta}, {Action: connect.Deny}}},
+			Permissions: []connect.Permission{
+				{Action: connect.Allow, HTTP: path(connect.MatchPrefix, "/"), JWT: role},
+				{Action: connect.Deny, HTTP: path(connect.MatchExact, "/admin")},
+			}},
 		{Source: connect.Source{Peer: "east", Partition: "default", Namespace: "default", Name: "api"}, Destination: "web", Namespace: "default", Precedence: 9, Action: connect.Allow, JWT: okta},
 		{Source: local("*"), Destination: "web", Namespace: "default", Precedence: 8, Action: connect.Deny, JWT: okta},
 		{Source: local("batch"), Destination: "*", Namespace: "default", Precedence: 6, Action: connect.Allow},

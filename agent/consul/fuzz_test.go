@@ -6,6 +6,7 @@ package consul
 import (
 	"encoding/json"
 	"os"
+	"regexp"
 	"testing"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -24,7 +25,7 @@ func seed(f *testing.F, names ...string) {
 }
 
 func FuzzChain(f *testing.F) {
-	seed(f, "chain.json", "chain-default.json")
+	seed(f, "chain.json", "chain-default.json", "chain-http.json")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var w struct{ Chain *wireChain }
 		if json.Unmarshal(text, &w) != nil || w.Chain == nil {
@@ -39,6 +40,16 @@ func FuzzChain(f *testing.F) {
 			t.Fatal("no start node")
 		}
 		for _, n := range chain.Nodes {
+			sum := 0
+			for _, s := range n.Splits {
+				sum += s.Weight
+			}
+			if n.Kind == connect.SplitterNode && sum < 9900 && len(n.Splits) < 100 {
+				t.Fatalf("weights make %d", sum)
+			}
+			for _, r := range n.Routes {
+				checkMatch(t, r.Match)
+			}
 			if n.Kind != connect.ResolverNode {
 				continue
 			}
@@ -49,6 +60,28 @@ func FuzzChain(f *testing.F) {
 			}
 		}
 	})
+}
+
+// checkMatch checks that each matcher says what it compares and can be used.
+func checkMatch(t *testing.T, m connect.RequestMatch) {
+	t.Helper()
+	kinds := map[connect.MatchKind]string{m.Path.Kind: m.Path.Value}
+	for _, h := range m.Headers {
+		kinds[h.Kind] = h.Value
+		if h.Kind == "" || h.Name == "" {
+			t.Fatalf("accepted %+v", m)
+		}
+	}
+	for _, q := range m.Query {
+		if q.Kind == "" || q.Name == "" {
+			t.Fatalf("accepted %+v", m)
+		}
+	}
+	if text, ok := kinds[connect.MatchRegex]; ok {
+		if _, err := regexp.Compile(text); err != nil {
+			t.Fatalf("accepted %+v", m)
+		}
+	}
 }
 
 func FuzzRoots(f *testing.F) {
@@ -65,7 +98,7 @@ func FuzzRoots(f *testing.F) {
 }
 
 func FuzzIntentions(f *testing.F) {
-	seed(f, "intentions.json")
+	seed(f, "intentions.json", "intentions-http.json")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var w map[string][]wireIntention
 		if json.Unmarshal(text, &w) != nil {
@@ -80,13 +113,16 @@ func FuzzIntentions(f *testing.F) {
 				if r.Source.Name == "" || r.Precedence < 1 || r.Precedence > 9 {
 					t.Fatalf("accepted %+v", r)
 				}
+				for _, p := range r.Permissions {
+					checkMatch(t, p.HTTP)
+				}
 			}
 		}
 	})
 }
 
 func FuzzRegistration(f *testing.F) {
-	seed(f, "registration.json")
+	seed(f, "registration.json", "registration-http.json")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var w wireService
 		if json.Unmarshal(text, &w) != nil {
@@ -102,6 +138,11 @@ func FuzzRegistration(f *testing.F) {
 				t.Fatalf("accepted upstream %+v", u)
 			}
 			seen[u.ID] = true
+		}
+		for _, p := range r.Service.Expose {
+			if p.ListenerPort < 1 || p.LocalPathPort < 1 || p.Path == "" || p.Path[0] != '/' || p.Protocol == "" {
+				t.Fatalf("accepted %+v", p)
+			}
 		}
 	})
 }

@@ -24,6 +24,19 @@ func ServiceIntentionsKey(s connect.Service) IntentionsKey {
 // String names the key in logs and status.
 func (k IntentionsKey) String() string { return inTenancy(k.Service, k.Namespace, k.Partition) }
 
+// A ServiceKey names a service, whose service-defaults config entry is meant.
+type ServiceKey struct {
+	Service, Namespace, Partition string
+}
+
+// ServiceDefaultsKey is the key of the service-defaults of s.
+func ServiceDefaultsKey(s connect.Service) ServiceKey {
+	return ServiceKey{Service: s.Name, Namespace: s.Namespace, Partition: s.Partition}
+}
+
+// String names the key in logs and status.
+func (k ServiceKey) String() string { return inTenancy(k.Service, k.Namespace, k.Partition) }
+
 // A ChainKey names a discovery chain as one upstream sees it.
 type ChainKey struct {
 	Service, Namespace, Partition string

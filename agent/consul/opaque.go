@@ -83,6 +83,24 @@ func (o opaque) milliseconds(key string) time.Duration {
 	return time.Duration(n) * time.Millisecond
 }
 
+// timeout reads milliseconds of which none at all, returned as negative, means
+// no limit; 0 when the key is not there.
+func (o opaque) timeout(key string) time.Duration {
+	n, ok := o.integer(key)
+	if ok && n == 0 {
+		return -1
+	}
+	return time.Duration(n) * time.Millisecond
+}
+
+// limit returns a number, or -1 when there is none.
+func (o opaque) limit(key string) int {
+	if n, ok := o.integer(key); ok {
+		return n
+	}
+	return -1
+}
+
 // duration reads nanoseconds or "30s"; 0 when there is none.
 func (o opaque) duration(key string) time.Duration {
 	v, ok := o.lookup(key)

@@ -19,7 +19,10 @@ import (
 type Registration struct {
 	Service   connect.Service
 	Upstreams []connect.Upstream // sorted by ID
-	Warnings  []string           // what is asked for and will not be done
+	// ExposeChecks says that Consul makes the health checks of the service
+	// through the sidecar; see [Client.ExposedChecks].
+	ExposeChecks bool
+	Warnings     []string // what is asked for and will not be done
 }
 
 // A wireService is one service of an agent. Proxy is nil for an application.
@@ -53,7 +56,7 @@ type wireProxy struct {
 	MeshGateway            struct{ Mode string }
 	Expose                 struct {
 		Checks bool
-		Paths  []struct{ Path string }
+		Paths  []wireExposePath
 	}
 	EnvoyExtensions []struct{ Name string }
 }
@@ -89,6 +92,8 @@ func convertRegistration(w wireService, datacenter string) (Registration, error)
 		return Registration{}, fmt.Errorf("sidecar %q: %w", w.ID, err)
 	}
 	r.Warnings = append(r.Warnings, unserved(w)...)
+	r.Service.Expose = convertExpose(w.Proxy.Expose.Paths, r.Service, &r.Warnings)
+	r.ExposeChecks = w.Proxy.Expose.Checks
 	r.Upstreams = convertUpstreams(w.Proxy, r.Service, &r.Warnings)
 	return r, nil
 }
@@ -107,6 +112,9 @@ func convertService(w wireService, config opaque, datacenter string) (connect.Se
 		LocalPort:           w.Proxy.LocalServicePort,
 		LocalSocketPath:     w.Proxy.LocalServiceSocketPath,
 		LocalConnectTimeout: config.milliseconds("local_connect_timeout_ms"),
+		LocalRequestTimeout: config.timeout("local_request_timeout_ms"),
+		LocalIdleTimeout:    config.timeout("local_idle_timeout_ms"),
+		MaxRequestHeaders:   maxHeaders(config),
 		Protocol:            connect.TCP,
 	}
 	if name := config.text("protocol"); name != "" {
@@ -136,6 +144,18 @@ func convertService(w wireService, config opaque, datacenter string) (connect.Se
 	return s, nil
 }
 
+// maxHeaders reads max_request_headers_kb as bytes. Envoy takes no more than
+// 8 MiB.
+func maxHeaders(config opaque) int {
+	const most = 8192
+	kb, _ := config.integer("max_request_headers_kb")
+	if kb > most {
+		config.note("max_request_headers_kb is %d, at most %d is done", kb, most)
+		kb = most
+	}
+	return kb << 10
+}
+
 func checkPort(port int) error {
 	if port < 0 || port > 65535 {
 		return fmt.Errorf("%d is not a port", port)
@@ -148,9 +168,6 @@ func unserved(w wireService) []string {
 	var warnings []string
 	if w.Proxy.Mode == "transparent" {
 		warnings = append(warnings, "mode \"transparent\" is not served yet: only upstreams with a port or a socket of their own are")
-	}
-	if w.Proxy.Expose.Checks || len(w.Proxy.Expose.Paths) > 0 {
-		warnings = append(warnings, "expose is not served yet: the paths can be reached over mTLS only")
 	}
 	for _, e := range w.Proxy.EnvoyExtensions {
 		warnings = append(warnings, fmt.Sprintf("Envoy extension %q is ignored: there is no Envoy", e.Name))

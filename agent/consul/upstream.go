@@ -40,6 +40,7 @@ func (w wireUpstream) listens() bool {
 
 func convertUpstreams(proxy *wireProxy, s connect.Service, warnings *[]string) []connect.Upstream {
 	var upstreams []connect.Upstream
+	balance := balanceKey(opaque{where: "proxy config", values: proxy.Config, notes: warnings})
 	seen := make(map[connect.UpstreamID]bool)
 	for _, w := range proxy.Upstreams {
 		if !w.listens() {
@@ -55,7 +56,9 @@ func convertUpstreams(proxy *wireProxy, s connect.Service, warnings *[]string) [
 			continue
 		}
 		seen[id] = true
-		upstreams = append(upstreams, convertUpstream(id, w, proxy, s, warnings))
+		u := convertUpstream(id, w, proxy, s, warnings)
+		u.Balance = either(u.Balance, balance)
+		upstreams = append(upstreams, u)
 	}
 	slices.SortFunc(upstreams, func(a, b connect.Upstream) int { return cmp.Compare(a.ID, b.ID) })
 	return upstreams
@@ -75,9 +78,11 @@ func convertUpstream(id connect.UpstreamID, w wireUpstream, proxy *wireProxy, s 
 		BindSocketPath: w.LocalBindSocketPath,
 		ConnectTimeout: config.milliseconds("connect_timeout_ms"),
 		MeshGateway:    either(w.MeshGateway.Mode, proxy.MeshGateway.Mode),
-		MaxConnections: -1,
+		Balance:        balanceKey(config),
 		PassiveHealth:  passiveHealth(config.object("passive_health_check")),
 	}
+	limits := config.object("limits")
+	u.MaxConnections, u.MaxPending, u.MaxRequests = limits.limit("max_connections"), limits.limit("max_pending_requests"), limits.limit("max_concurrent_requests")
 	if w.Datacenter != s.Datacenter {
 		u.Datacenter = w.Datacenter
 	}
@@ -86,9 +91,6 @@ func convertUpstream(id connect.UpstreamID, w wireUpstream, proxy *wireProxy, s 
 	}
 	if name := config.text("protocol"); name != "" {
 		u.Protocol = protocol(name)
-	}
-	if n, ok := config.object("limits").integer("max_connections"); ok {
-		u.MaxConnections = n
 	}
 	mode, err := socketMode(w.LocalBindSocketMode)
 	u.BindSocketMode = mode
@@ -183,10 +185,20 @@ func socketMode(text string) (fs.FileMode, error) {
 	return fs.FileMode(n), nil
 }
 
-// passiveHealth reads passive_health_check. The interval of the sweep has no
-// counterpart here: failures count at once.
+// balanceKey reads our own key outrider_lb, of an upstream or of the proxy.
+func balanceKey(config opaque) string {
+	name := config.text("outrider_lb")
+	switch name {
+	case "", "peak_ewma", "round_robin":
+		return name
+	}
+	config.note("outrider_lb is %.40q, want peak_ewma or round_robin; it is ignored", name)
+	return ""
+}
+
+// passiveHealth reads passive_health_check.
 func passiveHealth(config opaque) connect.PassiveHealth {
-	h := connect.PassiveHealth{BaseEjectionTime: config.duration("base_ejection_time")}
+	h := connect.PassiveHealth{BaseEjectionTime: config.duration("base_ejection_time"), Interval: config.duration("interval")}
 	h.MaxFailures, _ = config.integer("max_failures")
 	h.MaxEjectionPercent, _ = config.integer("max_ejection_percent")
 	h.MaxEjectionPercent = min(h.MaxEjectionPercent, 100)
@@ -196,5 +208,6 @@ func passiveHealth(config opaque) connect.PassiveHealth {
 		}
 	}
 	h.BaseEjectionTime = min(h.BaseEjectionTime, 24*time.Hour)
+	h.Interval = min(h.Interval, 24*time.Hour)
 	return h
 }

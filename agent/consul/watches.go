@@ -39,6 +39,8 @@ type Watches struct {
 	Mesh          *watch.Set[struct{}, connect.Mesh]
 	Chains        *watch.Set[ChainKey, *connect.Chain]
 	Endpoints     *watch.Set[EndpointsKey, []connect.Endpoint]
+	JWTProviders  *watch.Set[struct{}, map[string]JWTSource] // all of the mesh, by name
+	Defaults      *watch.Set[ServiceKey, ServiceDefaults]    // of local services
 }
 
 // NewWatches returns watches that read through c; nothing is read before Run.
@@ -52,6 +54,8 @@ func NewWatches(c *Client, logger hclog.Logger) *Watches {
 		Mesh:          watch.NewSet("mesh config entry", c.openMesh, same[connect.Mesh], opts),
 		Chains:        watch.NewSet("discovery chain", c.openChain, same[*connect.Chain], opts),
 		Endpoints:     watch.NewSet("endpoints", c.openEndpoints, slices.Equal[[]connect.Endpoint], opts),
+		JWTProviders:  watch.NewSet("JWT providers", c.openJWTProviders, same[map[string]JWTSource], opts),
+		Defaults:      watch.NewSet("service-defaults", c.openDefaults, same[ServiceDefaults], opts),
 	}
 }
 
@@ -70,6 +74,7 @@ func (w *Watches) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		w.Registrations.Run, w.Roots.Run, w.Intentions.Run, w.Mesh.Run, w.Chains.Run, w.Endpoints.Run,
+		w.JWTProviders.Run, w.Defaults.Run,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
@@ -82,7 +87,7 @@ func (w *Watches) Run(ctx context.Context) error {
 // Status returns the state of every watch.
 func (w *Watches) Status() []watch.Status {
 	return slices.Concat(w.Registrations.Status(), w.Roots.Status(), w.Intentions.Status(),
-		w.Mesh.Status(), w.Chains.Status(), w.Endpoints.Status())
+		w.Mesh.Status(), w.Chains.Status(), w.Endpoints.Status(), w.JWTProviders.Status(), w.Defaults.Status())
 }
 
 func (c *Client) openRegistration(proxyID string) watch.Fetch[Registration] {
@@ -145,22 +150,6 @@ func (c *Client) openIntentions(key IntentionsKey) watch.Fetch[Intentions] {
 		// The policy has no index of its own; as part of the cursor it makes a
 		// new value of the same rules.
 		return Intentions{Rules: rules, Default: v.action, DefaultFrom: v.from}, watch.Cursor{Index: m.index, Hash: v.from + v.action.String()}, nil
-	}
-}
-
-func (c *Client) openMesh(struct{}) watch.Fetch[connect.Mesh] {
-	r := request{doing: "read the mesh config entry", path: "/v1/config/mesh", needs: "of any kind"}
-	return func(ctx context.Context, after watch.Cursor) (connect.Mesh, watch.Cursor, error) {
-		var w []wireMesh
-		m, err := c.get(ctx, r, after, &w)
-		if err != nil {
-			return connect.Mesh{}, watch.Cursor{}, err
-		}
-		mesh, err := convertMesh(w)
-		if err != nil {
-			return connect.Mesh{}, watch.Cursor{}, err
-		}
-		return mesh, watch.Cursor{Index: m.index}, nil
 	}
 }
 
