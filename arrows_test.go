@@ -33,10 +33,17 @@ const (
 	xrate   = "golang.org/x/time/rate"
 	systemd = "github.com/coreos/go-systemd/v22"
 
+	http2Lib = "golang.org/x/net/http2"
+
+	grpcLib      = "google.golang.org/grpc"
+	websocketLib = "github.com/coder/websocket"
+
 	consulAPI = "github.com/hashicorp/consul/api"
 	vaultAPI  = "github.com/hashicorp/vault/api"
 	hclLib    = "github.com/hashicorp/hcl/v2"
 	ctyLib    = "github.com/zclconf/go-cty"
+
+	jose = "github.com/go-jose/go-jose/v4"
 )
 
 // arrows is the architecture. Three sentences explain it: the data plane never
@@ -56,26 +63,35 @@ func arrows() map[string]rule {
 		},
 
 		"connect":         {},
-		"connect/policy":  {ours: []string{"connect"}},
-		"connect/route":   {ours: []string{"connect"}},
+		"connect/jwt":     {ours: []string{"connect"}, libs: []string{jose}},
+		"connect/policy":  {ours: []string{"connect", "connect/jwt", "connect/request"}, inTests: []string{jose}},
+		"connect/request": {ours: []string{"connect"}},
+		"connect/route":   {ours: []string{"connect", "connect/request"}},
 		"connect/balance": {ours: []string{"connect"}},
 		"connect/mtls":    {ours: []string{"connect"}},
 		"connect/relay":   {},
+		"connect/retry":   {},
+		"connect/limit":   {},
+		"connect/wire":    {libs: []string{http2Lib}},
 		"connect/proxy": {
-			ours: []string{"connect", "connect/policy", "connect/route", "connect/balance", "connect/mtls", "connect/relay"},
+			ours: []string{
+				"connect", "connect/policy", "connect/request", "connect/route", "connect/balance", "connect/mtls",
+				"connect/relay", "connect/retry", "connect/limit", "connect/wire",
+			},
 			libs: []string{hclog, xrate},
 		},
 
 		"agent": {
 			ours: []string{
 				"hcl", "connect", "connect/proxy",
-				"agent/watch", "agent/assemble", "agent/consul", "agent/vault", "agent/nomad",
+				"agent/watch", "agent/assemble", "agent/consul", "agent/jwks", "agent/vault", "agent/nomad",
 			},
 			libs: []string{hclog, xsync, systemd},
 		},
 		"agent/watch":    {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/assemble": {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/consul":   {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, xsync, consulAPI}},
+		"agent/jwks":     {ours: []string{"connect", "agent/watch"}, libs: []string{hclog}},
 		"agent/vault":    {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, vaultAPI}},
 		"agent/nomad":    {ours: []string{"connect", "agent/watch"}, libs: []string{hclog}},
 
@@ -89,7 +105,7 @@ func arrows() map[string]rule {
 		"internal/realserver": {},
 
 		"integration": {
-			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI},
+			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib},
 		},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -18,8 +19,10 @@ import (
 // Server returns the configuration of an inbound listener. A client must
 // present a certificate that the bundle verifies for client authentication; any
 // SNI and any ALPN are accepted, because Consul's gateways and Envoy choose
-// them freely. The configuration must not be modified; it may be cloned.
-func Server(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits) *tls.Config {
+// them freely: of protocols the first that the client offers too is negotiated,
+// and none where there is no such. The configuration must not be modified; it
+// may be cloned.
+func Server(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits, protocols ...string) *tls.Config {
 	cert := certificate(leaf)
 	cfg := base(limits)
 	cfg.Certificates = []tls.Certificate{cert}
@@ -30,17 +33,41 @@ func Server(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSL
 		_, err := bundle.Verify(state.PeerCertificates, x509.ExtKeyUsageClientAuth, time.Now())
 		return err
 	}
+	if len(protocols) > 0 {
+		cfg.GetConfigForClient = negotiate(cfg.Clone(), protocols)
+	}
 	return cfg
+}
+
+// negotiate keeps crypto/tls from refusing clients that offer other protocols
+// only, as it does when a server has a list and nothing in common (RFC 7301,
+// 3.2): Envoy lets them in, and the first bytes tell the protocol anyway.
+func negotiate(silent *tls.Config, protocols []string) func(*tls.ClientHelloInfo) (*tls.Config, error) {
+	chosen := make(map[string]*tls.Config, len(protocols))
+	for _, p := range protocols {
+		chosen[p] = silent.Clone()
+		chosen[p].NextProtos = []string{p}
+	}
+	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		for _, p := range protocols {
+			if slices.Contains(hello.SupportedProtos, p) {
+				return chosen[p], nil
+			}
+		}
+		return silent, nil
+	}
 }
 
 // Client returns the configuration of connections to one target: it sends sni,
 // presents the leaf whatever CAs the server names, and accepts only a server
 // whose single URI SAN is want. There is no host name check: the identity is
-// the name (Consul, Connect: how proxies verify each other).
-func Client(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits, sni string, want connect.Identity) *tls.Config {
+// the name (Consul, Connect: how proxies verify each other). protocols are
+// offered as ALPN.
+func Client(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits, sni string, want connect.Identity, protocols ...string) *tls.Config {
 	cert := certificate(leaf)
 	cfg := base(limits)
 	cfg.ServerName = sni
+	cfg.NextProtos = protocols
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
 	cfg.InsecureSkipVerify = true // VerifyConnection verifies, on resumed connections too
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {

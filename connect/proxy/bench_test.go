@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
 	"github.com/outrider-mesh/outrider/internal/meshca"
@@ -170,10 +172,11 @@ func inUse() uint64 {
 // 500 intentions, compiled with the states of the snapshot before.
 func BenchmarkCompile(b *testing.B) {
 	s := bigSnapshot(100, 100, 500)
-	registry := balance.NewRegistry()
+	p := New(DefaultLimits(), hclog.NewNullLogger())
+	c := compiler{registry: balance.NewRegistry(), clusters: &p.clusters, dial: p, limits: DefaultLimits()}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := compile(s, registry, DefaultLimits()); err != nil {
+		if _, err := c.compile(s); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -19,6 +20,9 @@ type conn struct {
 	peer     atomic.Pointer[connect.Identity]
 	ctx      context.Context // ends with the connection; bounds its dials
 	cancel   context.CancelFunc
+	http     atomic.Bool // requests are told apart, and judged one by one
+	requests requests
+	vouched  string // of an inbound connection of HTTP: see vouched
 
 	mu      sync.Mutex
 	sockets []net.Conn
@@ -33,6 +37,18 @@ func newConn(ctx context.Context, id connect.UpstreamID, socket net.Conn) *conn 
 
 // accepted is the socket that the connection began with.
 func (c *conn) accepted() net.Conn { return c.sockets[0] }
+
+// addresses are those of the two ends; zero for a unix socket.
+func (c *conn) addresses() (remote, local netip.AddrPort) {
+	socket := c.accepted()
+	if a, ok := socket.RemoteAddr().(*net.TCPAddr); ok {
+		remote = a.AddrPort()
+	}
+	if a, ok := socket.LocalAddr().(*net.TCPAddr); ok {
+		local = a.AddrPort()
+	}
+	return remote, local
+}
 
 // attach adds a socket that cut must close, and reports false, having closed
 // it, when the connection is over already.
@@ -157,6 +173,13 @@ func (cs *conns) active(id connect.UpstreamID) int {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	return cs.counts[id]
+}
+
+// any reports whether there is a connection.
+func (cs *conns) any() bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.open) > 0
 }
 
 // empty returns a channel that is closed once there is no connection left in

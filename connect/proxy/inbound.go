@@ -55,17 +55,7 @@ func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 			return peer, id, true
 		}
 	}
-	if !peer.Heard() && !timedOut(err) {
-		// A connect without a word is how health checks see whether we listen.
-		p.counts.probes.Add(1)
-		p.log.Trace("probed", "peer", socket.RemoteAddr())
-		return nil, connect.Identity{}, false
-	}
-	reason := connect.TLSFailed
-	if untrusted, ok := errors.AsType[*connect.PeerError](err); ok {
-		reason = untrusted.Reason
-	}
-	p.refuse(reason, "refused a peer", "peer", socket.RemoteAddr(), "error", err)
+	p.unproved(c, err, peer.Heard())
 	return nil, connect.Identity{}, false
 }
 

@@ -170,11 +170,10 @@ func (p *Proxy) admit(ctx context.Context, l *listener, socket net.Conn) {
 	rt := p.runtime.Load()
 	c := newConn(ctx, l.upstream, socket)
 	limit := rt.maxConns
-	if l.upstream != "" {
+	if u := rt.upstreams[l.upstream]; u != nil {
+		limit = u.maxConns
+	} else if l.upstream != "" && rt.exposed[l.upstream] == nil {
 		limit = 0
-		if u := rt.upstreams[l.upstream]; u != nil {
-			limit = u.maxConns
-		}
 	}
 	if !p.conns.add(c, limit) {
 		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(l.upstream), "limit", limit)
@@ -197,9 +196,17 @@ func (p *Proxy) serveConn(c *conn) {
 			p.log.Error("a connection handler panicked; the connection is closed, the rest goes on", "listener", listenerName(c.upstream), "panic", v)
 		}
 	}()
-	if c.upstream == "" {
+	rt := p.runtime.Load()
+	switch u := rt.upstreams[c.upstream]; {
+	case c.upstream == "" && rt.http != nil:
+		p.serveInboundHTTP(c)
+	case c.upstream == "":
 		p.serveInbound(c)
-		return
+	case u == nil && rt.exposed[c.upstream] != nil:
+		p.hand(c, c.accepted(), serverExposed)
+	case u != nil && u.http != nil:
+		p.hand(c, c.accepted(), serverOutbound)
+	default:
+		p.serveOutbound(c)
 	}
-	p.serveOutbound(c)
 }

@@ -61,7 +61,7 @@ func (f *failure) Error() string { return f.err.Error() }
 // connect tries endpoints leg by leg: within a target the next endpoint when
 // one cannot be connected to, then the next target.
 func (p *Proxy) connect(c *conn, u *upstream) (*relay.TLS, *balance.Entry, *failure) {
-	last := &failure{connect.NoHealthyEndpoint, errors.New(noEndpoint(u))}
+	last := &failure{connect.NoHealthyEndpoint, errors.New(noEndpointIn(u.legs))}
 	for i := range u.legs {
 		l := &u.legs[i]
 		var tried []*balance.Entry
@@ -88,12 +88,15 @@ func (p *Proxy) connect(c *conn, u *upstream) (*relay.TLS, *balance.Entry, *fail
 
 func (p *Proxy) blame(u *upstream, l *leg, entry *balance.Entry, failed *failure) {
 	p.counts.attemptFailed(failed.reason)
-	cause := clipText(failed.Error())
-	if l.group.Failed(entry, time.Now(), cause) {
-		p.counts.ejections.Add(1)
-		p.log.Warn("ejected an endpoint that keeps failing", "upstream", u.id, "target", l.target.ID, "endpoint", entry.Endpoint.HostPort(),
-			"until", entry.State.EjectedUntil().Format(time.RFC3339), "error", cause)
+	if l.group.Failed(entry, time.Now(), clipText(failed.Error())) {
+		p.ejected(u, l, entry)
 	}
+}
+
+func (p *Proxy) ejected(u *upstream, l *leg, entry *balance.Entry) {
+	p.counts.ejections.Add(1)
+	p.log.Warn("ejected an endpoint that keeps failing", "upstream", u.id, "target", l.target.ID, "endpoint", entry.Endpoint.HostPort(),
+		"until", entry.State.EjectedUntil().Format(time.RFC3339), "error", entry.State.LastFailure())
 }
 
 func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*relay.TLS, *failure) {
@@ -134,11 +137,11 @@ func handshakeFailure(err error) *failure {
 	return &failure{connect.TLSFailed, err}
 }
 
-// noEndpoint says how many endpoints each target has, and why none will do.
-func noEndpoint(u *upstream) string {
+// noEndpointIn says how many endpoints each target has, and why none will do.
+func noEndpointIn(legs []leg) string {
 	var text strings.Builder
 	text.WriteString("no usable endpoint")
-	for _, l := range u.legs {
+	for _, l := range legs {
 		fmt.Fprintf(&text, "; target %s: %d usable in Consul", l.target.ID, l.group.Len())
 		if l.group.Len() > 0 {
 			text.WriteString(", all ejected after failures")

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
 	"github.com/outrider-mesh/outrider/connect/relay"
+	"github.com/outrider-mesh/outrider/connect/wire"
 )
 
 // Limits bound what peers and applications can make the proxy hold.
@@ -47,9 +49,12 @@ type Proxy struct {
 	dialer   net.Dialer
 	listen   net.ListenConfig
 	registry *balance.Registry
+	clusters clusters
 	conns    conns
 	counts   counters
 	quiet    quiet
+	buffers  bufferPool
+	hostname string
 
 	runtime  atomic.Pointer[runtime]
 	commands chan command
@@ -60,6 +65,7 @@ type Proxy struct {
 	drained   drained
 	listeners map[bind]*listener
 	unbound   map[connect.UpstreamID]error // listeners of the runtime that could not be bound
+	servers   servers
 }
 
 // command is something that only Run's goroutine may do.
@@ -96,6 +102,8 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 	p.dialer.SetMultipathTCP(false)
 	p.counts.init()
 	p.conns.init()
+	p.clusters.init()
+	p.hostname, _ = os.Hostname() // only format commands ask for it
 	return p
 }
 
@@ -105,10 +113,14 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 // end. A proxy runs once.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.stop()
+	sweep := time.NewTicker(poolSweep)
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case now := <-sweep.C:
+			p.clusters.sweep(now)
 		case c := <-p.commands:
 			c.done <- c.do(ctx)
 		}
@@ -122,6 +134,8 @@ func (p *Proxy) stop() {
 		delete(p.listeners, at)
 	}
 	p.conns.shut()
+	p.servers.each((*wire.Server).Close)
+	p.clusters.cut()
 	p.running.Wait()
 }
 
@@ -154,16 +168,21 @@ func (p *Proxy) do(ctx context.Context, f func(context.Context) error) error {
 // only the wait for a proxy that does not run.
 func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 	return p.do(ctx, func(ctx context.Context) error {
-		next, err := compile(s, p.registry, p.limits)
+		before := p.runtime.Load()
+		c := compiler{registry: p.registry, clusters: &p.clusters, dial: p, limits: p.limits, before: before}
+		next, err := c.compile(s)
 		if err != nil {
 			return fmt.Errorf("compile snapshot %d: %w", s.Version, err)
 		}
+		p.serveHTTP(next)
 		opened := p.open(ctx, next)
 		p.runtime.Store(next)
+		p.clusters.settle(next, before != nil && (before.snapshot.Leaf != s.Leaf || before.snapshot.Bundle != s.Bundle))
 		p.serve(ctx, opened)
 		p.closeUnwanted(next.binds)
 		p.registry.Retain(next.keys)
 		p.recheck(next)
+		p.complain(before, next)
 		return p.bindErrors(s.Version)
 	})
 }
@@ -175,6 +194,10 @@ func (p *Proxy) recheck(rt *runtime) {
 	for _, c := range p.conns.inbound() {
 		id := c.peer.Load()
 		if id == nil {
+			continue
+		}
+		if c.http.Load() {
+			p.recheckRequests(c, *id, rt)
 			continue
 		}
 		if d := rt.policy.Authorize(*id); !d.Allowed {
@@ -214,11 +237,13 @@ func (p *Proxy) addr(ctx context.Context, id connect.UpstreamID) (addr net.Addr)
 // without listeners, whatever is applied during it or afterwards.
 func (p *Proxy) Drain(ctx context.Context) (cut int) {
 	p.shutListeners(ctx, inboundListener)
+	p.part(ctx, p.servers.of(serverInbound))
 	select {
 	case <-p.conns.empty(directionInbound):
 	case <-ctx.Done():
 	}
 	p.shutListeners(ctx, everyListener)
+	p.part(ctx, p.servers.all())
 	select {
 	case <-p.conns.empty(directionAny):
 	case <-ctx.Done():

@@ -92,7 +92,7 @@ func calling(s *connect.Snapshot, id connect.UpstreamID, targets ...[]net.Addr) 
 		s.Endpoints[target] = endpointsAt(addrs...)
 	}
 	s.Chains[id] = chain
-	s.Upstreams = append(s.Upstreams, connect.Upstream{ID: id, Name: string(id), BindAddress: "127.0.0.1", MaxConnections: -1})
+	s.Upstreams = append(s.Upstreams, connect.Upstream{ID: id, Name: string(id), BindAddress: "127.0.0.1", MaxConnections: -1, MaxPending: -1, MaxRequests: -1})
 	return s
 }
 
@@ -245,7 +245,7 @@ func refused(t testing.TB, p *Proxy, reason connect.Reason) int64 {
 // until polls a condition that another goroutine brings about.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

@@ -4,11 +4,13 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/connect/policy"
 	"github.com/outrider-mesh/outrider/connect/route"
+	"github.com/outrider-mesh/outrider/connect/wire"
 )
 
 // runtime is a snapshot in the form that connections use. It is immutable.
@@ -30,6 +33,15 @@ type runtime struct {
 	upstreams map[connect.UpstreamID]*upstream
 	binds     map[bind]bindOptions
 	keys      map[balance.Key]bool
+
+	http       *httpService // nil for a service of TCP
+	exposed    map[connect.UpstreamID]*exposed
+	appTimeout time.Duration // of a response of the application; 0 means none
+	appIdle    time.Duration // of a stream without a byte either way; 0 means none
+	maxHeader  int           // bytes of a request's header
+	clusters   map[balance.Key]*clusterPlan
+	// problems are what of the snapshot is not in force, in words.
+	problems []string
 }
 
 // app is how the local application is reached.
@@ -43,7 +55,8 @@ type app struct {
 type upstream struct {
 	id       connect.UpstreamID
 	maxConns int
-	legs     []leg
+	legs     []leg         // of a TCP upstream
+	http     *httpUpstream // nil for a TCP upstream
 	reason   connect.Reason
 	problem  string
 }
@@ -54,6 +67,10 @@ type leg struct {
 	tls     *tls.Config
 	group   *balance.Group
 	timeout time.Duration
+
+	// HTTP only.
+	cluster *cluster
+	pools   map[*balance.State]*wire.Pool // by endpoint of the group; never written to
 }
 
 // bind is where a listener is bound.
@@ -67,23 +84,45 @@ type bindOptions struct {
 	mode     fs.FileMode        // of a unix socket; 0 leaves it
 }
 
+// dialler is how the proxy makes connections; compile only puts it in place.
+type dialler interface {
+	toEndpoint(address string, cfg *tls.Config, timeout time.Duration) wire.Dial
+	toApp(network, address string, timeout time.Duration) wire.Dial
+}
+
+// compiler turns one snapshot into a runtime. What it takes from registry and
+// clusters outlives snapshots.
+type compiler struct {
+	registry *balance.Registry
+	clusters *clusters
+	dial     dialler
+	limits   Limits
+	before   *runtime // nil for the first
+}
+
 // compile interprets a snapshot. It starts nothing, dials nothing and reads no
 // clock. An upstream that cannot be served is no error: its listener stays,
-// closes what it accepts, and says why.
-func compile(s *connect.Snapshot, registry *balance.Registry, limits Limits) (*runtime, error) {
+// refuses what it accepts, and says why.
+func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 	if s.Leaf == nil || s.Bundle == nil {
 		return nil, errors.New("it has no leaf or no trust bundle")
 	}
 	rt := &runtime{
 		version: s.Version, snapshot: s,
-		policy:    policy.Compile(s.Intentions, s.DefaultAction, s.Bundle.TrustDomain),
-		inbound:   mtls.Server(s.Leaf, s.Bundle, s.Mesh.Incoming),
-		app:       compileApp(s.Service),
-		maxConns:  orLimit(s.Service.MaxInboundConnections, limits.Inbound),
-		upstreams: make(map[connect.UpstreamID]*upstream, len(s.Upstreams)),
-		binds:     make(map[bind]bindOptions, len(s.Upstreams)+1),
-		keys:      make(map[balance.Key]bool, len(s.Upstreams)),
+		policy:     c.policy(s),
+		inbound:    mtls.Server(s.Leaf, s.Bundle, s.Mesh.Incoming, offered(s.Service.Protocol)...),
+		app:        compileApp(s.Service),
+		maxConns:   orLimit(s.Service.MaxInboundConnections, c.limits.Inbound),
+		upstreams:  make(map[connect.UpstreamID]*upstream, len(s.Upstreams)),
+		binds:      make(map[bind]bindOptions, len(s.Upstreams)+1),
+		keys:       make(map[balance.Key]bool, len(s.Upstreams)),
+		exposed:    make(map[connect.UpstreamID]*exposed),
+		clusters:   make(map[balance.Key]*clusterPlan),
+		appTimeout: orTimeout(s.Service.LocalRequestTimeout, defaultResponse),
+		appIdle:    orTimeout(s.Service.LocalIdleTimeout, defaultStreamIdle),
+		maxHeader:  orLimit(s.Service.MaxRequestHeaders, defaultHeader),
 	}
+	rt.problems = append(rt.problems, rt.policy.Problems()...)
 	rt.binds[tcpBind("", s.Service.BindAddress, s.Service.BindPort)] = bindOptions{}
 	for _, u := range s.Upstreams {
 		at := tcpBind(u.ID, u.BindAddress, u.BindPort)
@@ -95,13 +134,91 @@ func compile(s *connect.Snapshot, registry *balance.Registry, limits Limits) (*r
 		} else if !taken {
 			rt.binds[at] = bindOptions{upstream: u.ID, mode: u.BindSocketMode}
 		}
-		rt.upstreams[u.ID] = rt.compileUpstream(u, registry, limits)
+		rt.upstreams[u.ID] = c.upstream(rt, u)
 	}
+	c.service(rt, s)
 	return rt, nil
 }
 
-func (rt *runtime) compileUpstream(u connect.Upstream, registry *balance.Registry, limits Limits) *upstream {
-	out := &upstream{id: u.ID, maxConns: limits.Outbound}
+// policy keeps the one before while nothing that it is made of has changed: it
+// remembers the tokens that it has verified.
+func (c *compiler) policy(s *connect.Snapshot) *policy.Policy {
+	if c.before != nil {
+		old := c.before.snapshot
+		if old.DefaultAction == s.DefaultAction && old.Bundle.TrustDomain == s.Bundle.TrustDomain && old.Service.Protocol == s.Service.Protocol &&
+			sameSlice(old.Intentions, s.Intentions) && reflect.DeepEqual(old.JWTProviders, s.JWTProviders) {
+			return c.before.policy
+		}
+	}
+	return policy.Compile(policy.Settings{
+		Intentions: s.Intentions, Default: s.DefaultAction, TrustDomain: s.Bundle.TrustDomain,
+		Protocol: s.Service.Protocol, Providers: s.JWTProviders,
+	})
+}
+
+// sameSlice reports whether two slices are one: snapshots share what has not
+// changed, and nobody writes to it.
+func sameSlice(a, b []connect.Intention) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// Envoy's times and sizes where nothing is configured (Consul, service-defaults:
+// local_request_timeout_ms, max_request_headers_kb; Envoy: stream idle timeout).
+const (
+	defaultResponse   = 15 * time.Second
+	defaultStreamIdle = 5 * time.Minute
+	defaultHeader     = 60 << 10
+)
+
+func orTimeout(d, fallback time.Duration) time.Duration {
+	switch {
+	case d > 0:
+		return d
+	case d < 0:
+		return 0
+	}
+	return fallback
+}
+
+// offered is the ALPN of a protocol, ours first (Consul's sidecars: http/1.1 for
+// http, h2 for http2 and grpc, none for tcp).
+func offered(p connect.Protocol) []string {
+	switch p {
+	case connect.HTTP:
+		return []string{"http/1.1"}
+	case connect.HTTP2, connect.GRPC:
+		return []string{"h2", "http/1.1"}
+	}
+	return nil
+}
+
+// service compiles the local service's HTTP side.
+func (c *compiler) service(rt *runtime, s *connect.Snapshot) {
+	c.exposePaths(rt, s.Service)
+	if !s.Service.Protocol.Speaks() {
+		return
+	}
+	var before *shaping
+	if c.before != nil && c.before.http != nil {
+		before = c.before.http.shaping
+	}
+	shaping, err := compileShaping(s.Service, before)
+	if err != nil {
+		// What is not in force must not hold back the rest of the snapshot.
+		rt.problems = append(rt.problems, err.Error())
+	}
+	rt.http = &httpService{
+		protocol: s.Service.Protocol, normalize: s.Mesh.Normalization, sanitize: s.Mesh.SanitizeXFCC,
+		identity: s.Leaf.Identity.String(), shaping: shaping,
+		app: c.appPools(rt, rt.app.network, rt.app.address, s.Service),
+	}
+	if s.Service.Protocol == connect.HTTP {
+		rt.http.app = &appPools{cluster: rt.http.app.cluster, h1: rt.http.app.h1}
+	}
+}
+
+func (c *compiler) upstream(rt *runtime, u connect.Upstream) *upstream {
+	out := &upstream{id: u.ID, maxConns: c.limits.Outbound}
 	if u.MaxConnections >= 0 {
 		out.maxConns = u.MaxConnections
 	}
@@ -114,24 +231,87 @@ func (rt *runtime) compileUpstream(u connect.Upstream, registry *balance.Registr
 		out.reason, out.problem = connect.NotReady, "its discovery chain has not been heard of yet"
 		return out
 	}
+	protocol := chain.Protocol
+	if u.Protocol != "" {
+		protocol = u.Protocol
+	}
+	if protocol.Speaks() {
+		// Limits of HTTP are about connections to endpoints, not from the
+		// application.
+		out.maxConns = c.limits.Outbound
+		c.httpUpstream(rt, out, chain, u, protocol != connect.HTTP)
+		return out
+	}
 	to, err := route.Compile(chain, u)
 	if err != nil {
 		out.reason, out.problem = connect.NoRoute, err.Error()
 		return out
 	}
 	for i, l := range to.Legs {
-		key := balance.Key{Upstream: u.ID, Target: l.Target.ID}
-		rt.keys[key] = true
-		out.legs = append(out.legs, leg{
-			target:  l.Target,
-			timeout: l.ConnectTimeout,
-			tls:     mtls.Client(rt.snapshot.Leaf, rt.snapshot.Bundle, rt.snapshot.Mesh.Outgoing, l.Target.SNI, l.Target.Identity(rt.snapshot.Bundle.TrustDomain)),
-			group: balance.NewGroup(registry, key, rt.snapshot.Endpoints[l.Target.ID], balance.Options{
-				LoadBalancer: to.LoadBalancer, Health: u.PassiveHealth, Fallback: i < len(to.Legs)-1,
-			}),
-		})
+		out.legs = append(out.legs, c.leg(rt, u, l, to.LoadBalancer, u.Balance, i < len(to.Legs)-1))
 	}
 	return out
+}
+
+func (c *compiler) httpUpstream(rt *runtime, out *upstream, chain *connect.Chain, u connect.Upstream, h2 bool) {
+	table, err := route.CompileHTTP(chain, u)
+	if err != nil {
+		out.reason, out.problem = connect.NoRoute, err.Error()
+		return
+	}
+	for _, w := range table.Warnings() {
+		rt.problems = append(rt.problems, fmt.Sprintf("upstream %q: %s", u.ID, w))
+	}
+	out.http = &httpUpstream{table: table, h2: h2, budget: c.clusters.budget(u.ID)}
+	for _, to := range table.Destinations() {
+		d := destination{hash: to.LoadBalancer.Hash}
+		if p := to.LoadBalancer.Policy; p != "ring_hash" && p != "maglev" {
+			d.hash = nil
+		}
+		for i, l := range to.Legs {
+			l := c.leg(rt, u, l, to.LoadBalancer, cmp.Or(u.Balance, "peak_ewma"), i < len(to.Legs)-1)
+			c.pool(rt, &l, u, h2)
+			d.legs = append(d.legs, l)
+		}
+		out.http.destinations = append(out.http.destinations, d)
+	}
+}
+
+func (c *compiler) leg(rt *runtime, u connect.Upstream, l route.Leg, lb connect.LoadBalancer, unnamed string, fallback bool) leg {
+	key := balance.Key{Upstream: u.ID, Target: l.Target.ID}
+	rt.keys[key] = true
+	s := rt.snapshot
+	return leg{
+		target:  l.Target,
+		timeout: l.ConnectTimeout,
+		tls:     mtls.Client(s.Leaf, s.Bundle, s.Mesh.Outgoing, l.Target.SNI, l.Target.Identity(s.Bundle.TrustDomain)),
+		group: balance.NewGroup(c.registry, key, s.Endpoints[l.Target.ID], balance.Options{
+			LoadBalancer: lb, Default: unnamed, Health: u.PassiveHealth, Fallback: fallback,
+		}),
+	}
+}
+
+// pool gives every endpoint of a leg its pool.
+func (c *compiler) pool(rt *runtime, l *leg, u connect.Upstream, h2 bool) {
+	l.tls.NextProtos = []string{"http/1.1"}
+	if h2 {
+		l.tls.NextProtos = []string{"h2"}
+	}
+	key := balance.Key{Upstream: u.ID, Target: l.target.ID}
+	l.cluster = c.clusters.of(key)
+	plan := rt.clusters[key]
+	if plan == nil {
+		plan = &clusterPlan{limits: u}
+		rt.clusters[key] = plan
+	}
+	entries := l.group.Entries()
+	l.pools = make(map[*balance.State]*wire.Pool, len(entries))
+	for i := range entries {
+		address := entries[i].Endpoint.HostPort()
+		w := wanted{poolKey{"tcp", address, h2}, c.dial.toEndpoint(address, l.tls, l.timeout)}
+		plan.pools = append(plan.pools, w)
+		l.pools[entries[i].State] = c.clusters.pool(l.cluster, w.key, w.dial)
+	}
 }
 
 func compileApp(s connect.Service) app {

@@ -23,13 +23,14 @@ type counters struct {
 	reasons           map[connect.Reason]*atomic.Int64 // never written to after init
 	attempts          map[connect.Reason]*atomic.Int64
 	ejections         atomic.Int64
+	retries           atomic.Int64 // of requests
 	probes            atomic.Int64
 	panics            atomic.Int64
 }
 
 // traffic is that of one direction; bytes are as seen by the side that
 // connected.
-type traffic struct{ connections, sent, received atomic.Int64 }
+type traffic struct{ connections, requests, sent, received atomic.Int64 }
 
 func (c *counters) init() {
 	c.reasons = make(map[connect.Reason]*atomic.Int64)

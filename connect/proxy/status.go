@@ -25,7 +25,9 @@ type Status struct {
 	Recent    []Refusal // the last few refusals that were logged, oldest first
 	Attempts  map[connect.Reason]int64
 	Ejections int64
-	Probes    int64 // inbound connections that ended before a word was said
+	Retries   int64    // tries of HTTP requests after the first
+	Problems  []string // what of the snapshot is not in force
+	Probes    int64    // inbound connections that ended before a word was said
 	Panics    int64
 }
 
@@ -34,6 +36,7 @@ type Status struct {
 type TrafficStatus struct {
 	Active      int
 	Connections int64
+	Requests    int64 // of HTTP
 	Sent        int64
 	Received    int64
 }
@@ -91,15 +94,15 @@ func (p *Proxy) Status(ctx context.Context) Status {
 func (p *Proxy) status(now time.Time) Status {
 	s := Status{
 		Refused: values(p.counts.reasons), Recent: p.quiet.last(), Attempts: values(p.counts.attempts),
-		Ejections: p.counts.ejections.Load(), Probes: p.counts.probes.Load(), Panics: p.counts.panics.Load(),
+		Ejections: p.counts.ejections.Load(), Retries: p.counts.retries.Load(), Probes: p.counts.probes.Load(), Panics: p.counts.panics.Load(),
 	}
 	in := &p.counts.inbound
-	s.Inbound.TrafficStatus = TrafficStatus{p.conns.active(""), in.connections.Load(), in.sent.Load(), in.received.Load()}
+	s.Inbound.TrafficStatus = TrafficStatus{p.conns.active(""), in.connections.Load(), in.requests.Load(), in.sent.Load(), in.received.Load()}
 	rt := p.runtime.Load()
 	if rt == nil {
 		return s
 	}
-	s.Snapshot, s.Inbound.Limit = rt.version, rt.maxConns
+	s.Snapshot, s.Inbound.Limit, s.Problems = rt.version, rt.maxConns, rt.problems
 	addresses := make(map[connect.UpstreamID]string)
 	for _, l := range p.listeners {
 		addresses[l.upstream] = l.socket.Addr().String()
@@ -117,7 +120,7 @@ func (p *Proxy) status(now time.Time) Status {
 
 func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
 	var out []TargetStatus
-	for _, l := range u.legs {
+	for _, l := range u.everyLeg() {
 		t := TargetStatus{ID: l.target.ID, SNI: l.target.SNI}
 		for i := range l.group.Entries() {
 			entry := &l.group.Entries()[i]
@@ -136,6 +139,25 @@ func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
 			}
 		}
 		out = append(out, t)
+	}
+	return out
+}
+
+// everyLeg returns the legs of a TCP upstream, or one for each target that any
+// request may go to.
+func (u *upstream) everyLeg() []leg {
+	if u.http == nil {
+		return u.legs
+	}
+	var out []leg
+	seen := make(map[connect.TargetID]bool)
+	for _, d := range u.http.destinations {
+		for _, l := range d.legs {
+			if !seen[l.target.ID] {
+				seen[l.target.ID] = true
+				out = append(out, l)
+			}
+		}
 	}
 	return out
 }

@@ -1,0 +1,150 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+// reasonHeader tells the caller why the proxy, and not the application,
+// answered.
+const reasonHeader = "X-Outrider-Reason"
+
+// answer is a response of the proxy's own. Status and body are those of Envoy
+// in a Consul mesh, so that monitoring written for it keeps working.
+type answer struct {
+	status int
+	body   string
+	reason connect.Reason
+}
+
+// The answers there are; functions, because nothing may change them.
+func denied() answer {
+	return answer{http.StatusForbidden, "RBAC: access denied", connect.IntentionDenied}
+}
+
+func noRoute() answer { return answer{http.StatusNotFound, "no route", connect.NoRoute} }
+
+func noEndpointUp() answer {
+	return answer{http.StatusServiceUnavailable, "no healthy upstream", connect.NoHealthyEndpoint}
+}
+
+func unreachable(reason connect.Reason, cause string) answer {
+	return answer{http.StatusServiceUnavailable, "upstream connect error or disconnect/reset before headers. reset reason: " + cause, reason}
+}
+
+func overflowed() answer {
+	return answer{http.StatusServiceUnavailable, "upstream connect error or disconnect/reset before headers. reset reason: overflow", connect.LimitExceeded}
+}
+
+func limited() answer {
+	return answer{http.StatusTooManyRequests, "local_rate_limited", connect.LimitExceeded}
+}
+
+func tooLate() answer {
+	return answer{http.StatusGatewayTimeout, "upstream request timeout", connect.RequestTimeout}
+}
+
+func tooQuiet() answer {
+	return answer{http.StatusRequestTimeout, "stream timeout", connect.RequestTimeout}
+}
+
+func invalid(status int, body string) answer { return answer{status, body, connect.RequestInvalid} }
+
+func unready(reason connect.Reason, why string) answer {
+	return answer{http.StatusServiceUnavailable, why, reason}
+}
+
+// refuse counts and logs why a request is not served, and says so to the caller.
+func (x *exchange) refuse(a answer, about ...any) {
+	about = append([]any{"listener", listenerName(x.c.upstream), "method", x.r.Method, "path", x.r.URL.Path}, about...)
+	x.p.refuse(a.reason, "refused a request", append(about, "snapshot", x.version())...)
+	x.reply(a)
+}
+
+func (x *exchange) version() uint64 {
+	if x.rt == nil {
+		return 0
+	}
+	return x.rt.version
+}
+
+// reply writes an answer, or, when a response is under way, ends it so that
+// nobody takes what has come for all there is.
+func (x *exchange) reply(a answer) {
+	if x.sent {
+		panic(http.ErrAbortHandler)
+	}
+	x.sent = true
+	h := x.w.Header()
+	h.Set(reasonHeader, string(a.reason))
+	if a.reason == connect.LimitExceeded && a.status == http.StatusServiceUnavailable {
+		h.Set("X-Envoy-Overloaded", "true")
+	}
+	if x.grpc {
+		h.Set("Content-Type", "application/grpc")
+		h.Set("Grpc-Status", strconv.Itoa(grpcStatus(a.status)))
+		h.Set("Grpc-Message", grpcMessage(a.body))
+		x.w.WriteHeader(http.StatusOK)
+		return
+	}
+	h.Set("Content-Type", "text/plain")
+	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	x.w.WriteHeader(a.status)
+	if x.r.Method != http.MethodHead {
+		_, _ = io.WriteString(x.w, a.body)
+	}
+}
+
+// grpcStatus maps an HTTP status as Envoy does (gRPC, HTTP to gRPC status code
+// mapping, with 504 as unavailable).
+func grpcStatus(status int) int {
+	switch status {
+	case http.StatusBadRequest:
+		return 13 // internal
+	case http.StatusUnauthorized:
+		return 16 // unauthenticated
+	case http.StatusForbidden:
+		return 7 // permission denied
+	case http.StatusNotFound:
+		return 12 // unimplemented
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return 14 // unavailable
+	}
+	return 2 // unknown
+}
+
+// grpcMessage percent-encodes what a grpc-message may not hold (gRPC over
+// HTTP/2: Status-Message).
+func grpcMessage(text string) string {
+	const digits = "0123456789ABCDEF"
+	out := make([]byte, 0, len(text))
+	for _, b := range []byte(text) {
+		if b >= ' ' && b <= '~' && b != '%' {
+			out = append(out, b)
+			continue
+		}
+		out = append(out, '%', digits[b>>4], digits[b&15])
+	}
+	return string(out)
+}
+
+// ended answers a request whose context ended, with the reason for it.
+func (x *exchange) ended(cause error) {
+	switch {
+	case errors.Is(cause, errDenied):
+		x.reply(denied()) // who withdrew the intention has counted it
+	case errors.Is(cause, errRequestTimeout):
+		x.refuse(tooLate())
+	case errors.Is(cause, errIdleTimeout):
+		x.refuse(tooQuiet())
+	default:
+		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to answer
+	}
+}

@@ -1,0 +1,161 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/policy"
+	"github.com/outrider-mesh/outrider/connect/request"
+)
+
+// exchange is one HTTP request and its response on their way through the proxy.
+type exchange struct {
+	p     *Proxy
+	c     *conn
+	rt    *runtime // the one that the request began with
+	w     http.ResponseWriter
+	r     *http.Request
+	began time.Time
+	due   time.Time // when the caller gives up; zero when it has not said
+	grpc  bool
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timers timers
+	// judged is what intentions have decided on, for when they change; nil
+	// before. What it points to is never written to afterwards.
+	judged atomic.Pointer[connect.Head]
+
+	sent    bool  // the response's header has gone out
+	why     error // the cause of the context's end by the end of the response
+	facts   request.Facts
+	deliver delivery
+}
+
+// Causes that end an exchange from within.
+var (
+	errRequestTimeout = errors.New("the request's time is up")
+	errIdleTimeout    = errors.New("nothing was sent either way for too long")
+	errDenied         = errors.New("an intention was withdrawn")
+)
+
+// requests are the exchanges of one connection.
+type requests struct {
+	mu   sync.Mutex
+	open map[*exchange]struct{}
+	over bool
+	left sync.WaitGroup
+}
+
+// add registers an exchange unless the connection has ended.
+func (q *requests) add(x *exchange) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.over {
+		return false
+	}
+	if q.open == nil {
+		q.open = make(map[*exchange]struct{}, 1)
+	}
+	q.open[x] = struct{}{}
+	q.left.Add(1)
+	return true
+}
+
+func (q *requests) remove(x *exchange) {
+	q.mu.Lock()
+	delete(q.open, x)
+	q.mu.Unlock()
+	q.left.Done()
+}
+
+// end admits no more exchanges and waits for those that are left.
+func (q *requests) end() {
+	q.mu.Lock()
+	q.over = true
+	q.mu.Unlock()
+	q.left.Wait()
+}
+
+// each calls f for every open exchange.
+func (q *requests) each(f func(*exchange)) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for x := range q.open {
+		f(x)
+	}
+}
+
+// exchange runs one request: it registers it before the runtime is loaded, so
+// that a withdrawn intention meets it either here or at its own start.
+func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exchange)) {
+	c, ok := connOf(r)
+	if !ok {
+		panic(http.ErrAbortHandler)
+	}
+	x := &exchange{p: p, c: c, w: w, r: r, began: time.Now(), grpc: isGRPC(r)}
+	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	if !c.requests.add(x) {
+		panic(http.ErrAbortHandler)
+	}
+	defer c.requests.remove(x)
+	defer x.cancel(nil)
+	defer x.timers.stop()
+	defer x.guard()
+	if r.ProtoMajor == 1 {
+		// Without it net/http reads the rest of the request before it answers.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+	x.rt = p.runtime.Load()
+	p.counts.of(c.upstream).requests.Add(1)
+	serve(x)
+}
+
+// guard lets a panic end its request alone.
+func (x *exchange) guard() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if err, ok := v.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+		x.p.counts.panics.Add(1)
+		x.p.log.Error("a request handler panicked; the request is ended, the rest goes on", "listener", listenerName(x.c.upstream), "panic", v)
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// rejudge asks a new policy about a request that is under way.
+func (x *exchange) rejudge(rt *runtime, id connect.Identity) (policy.Decision, bool) {
+	head := x.judged.Load()
+	if head == nil {
+		return policy.Decision{}, false // it has not been judged, and will be by the new policy
+	}
+	d := rt.policy.AuthorizeRequest(id, head, x.began)
+	return d, !d.Allowed
+}
+
+// head is what decisions are made on. Its header is that of the request.
+func (x *exchange) head() connect.Head {
+	path := x.r.RequestURI
+	if !strings.HasPrefix(path, "/") && path != "*" {
+		path = x.r.URL.RequestURI() // absolute form (RFC 9112, 3.2.2)
+	}
+	return connect.Head{
+		Method: x.r.Method, Scheme: "http", Authority: x.r.Host, Path: path, Header: connect.Header(x.r.Header),
+	}
+}
+
+func isGRPC(r *http.Request) bool {
+	kind := r.Header.Get("Content-Type")
+	rest, ok := strings.CutPrefix(kind, "application/grpc")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
+}

@@ -1,0 +1,274 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/wire"
+)
+
+// delivery is what is sent on: the request as it leaves us.
+type delivery struct {
+	head   connect.Head
+	body   *upload // nil when the request has none
+	length int64
+	tries  int
+}
+
+// prepare makes the request that is sent on; retried says that it may be sent
+// more than once.
+func (x *exchange) prepare(head connect.Head, retried bool) {
+	x.deliver = delivery{head: head, length: x.r.ContentLength}
+	if x.r.Body == nil || x.r.Body == http.NoBody || x.r.ContentLength == 0 && x.r.ProtoMajor == 1 {
+		x.deliver.length = 0
+		x.timers.whole()
+		return
+	}
+	keep := 0
+	switch {
+	case retried:
+		keep = replayLimit
+	case x.r.ContentLength > 0 && x.r.ContentLength <= staleLimit:
+		keep = staleLimit
+	}
+	x.deliver.body = &upload{x: x, from: x.r.Body, keep: keep}
+}
+
+// request builds the request of one try.
+func (x *exchange) request(ctx context.Context) *http.Request {
+	d := &x.deliver
+	if d.tries++; d.tries > 1 {
+		// net/http may still be writing the header of the try before.
+		d.head.Header = maps.Clone(d.head.Header)
+	}
+	x.passDeadline(d.head.Header)
+	r := &http.Request{
+		Method: d.head.Method, URL: targetURL(d.head.Path), Host: d.head.Authority,
+		Header: http.Header(d.head.Header), ContentLength: d.length,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	if d.body != nil {
+		r.Body = &replay{u: d.body}
+		r.GetBody = d.body.again
+		r.Trailer = x.r.Trailer
+	}
+	if r.Header["User-Agent"] == nil {
+		r.Header["User-Agent"] = nil // keeps net/http from naming itself
+	}
+	return r.WithContext(ctx)
+}
+
+// targetURL is a URL whose request target is exactly path: what was authorised
+// is what is sent.
+func targetURL(path string) *url.URL {
+	u := &url.URL{Scheme: "http", Host: "endpoint"}
+	target, query, has := strings.Cut(path, "?")
+	u.RawQuery, u.ForceQuery = query, has && query == ""
+	if !strings.HasPrefix(target, "//") {
+		u.Opaque = target
+		return u
+	}
+	// An opaque part that starts with two slashes would become an authority.
+	plain, err := url.PathUnescape(target)
+	if err != nil {
+		plain = target
+	}
+	u.Path, u.RawPath = plain, target
+	return u
+}
+
+// upload is the body of the request on its way to whoever serves it. One try
+// reads it at a time: another begins only when it was read to its end and kept,
+// or not touched at all.
+type upload struct {
+	x    *exchange
+	from io.ReadCloser
+	keep int // bytes that are kept to send them again
+
+	touched atomic.Bool
+	ended   atomic.Bool // nothing more will be read
+	whole   atomic.Bool // read to its end, and kept is all of it
+	kept    []byte
+	lost    bool // more has been read than may be kept
+	end     error
+}
+
+// Bounds of what is kept of one request's body to send it again, in bytes: with
+// a policy to retry, and without, for a connection that turns out to have gone.
+const (
+	replayLimit = 64 << 10
+	staleLimit  = 4 << 10
+)
+
+var errNotKept = errors.New("the body cannot be sent again")
+
+// again is the body for one more try.
+func (u *upload) again() (io.ReadCloser, error) {
+	if !u.replayable() {
+		return nil, errNotKept
+	}
+	return &replay{u: u}, nil
+}
+
+// replayable reports whether the request can be sent again.
+func (u *upload) replayable() bool {
+	return u == nil || u.whole.Load() || !u.touched.Load()
+}
+
+// replay reads what was kept of a body, then on.
+type replay struct {
+	u  *upload
+	at int
+}
+
+func (r *replay) Read(p []byte) (int, error) {
+	u := r.u
+	if r.at < len(u.kept) {
+		n := copy(p, u.kept[r.at:])
+		r.at += n
+		return n, nil
+	}
+	if u.end != nil {
+		return 0, u.end
+	}
+	u.touched.Store(true)
+	n, err := u.from.Read(p)
+	r.at += n
+	u.remember(p[:n])
+	u.x.timers.touch()
+	if err != nil {
+		u.end = err
+		u.ended.Store(true)
+	}
+	if errors.Is(err, io.EOF) {
+		u.whole.Store(!u.lost)
+		u.x.timers.whole()
+	}
+	return n, err
+}
+
+func (u *upload) remember(p []byte) {
+	if u.lost = u.lost || len(u.kept)+len(p) > u.keep; u.lost {
+		u.kept = nil
+		return
+	}
+	u.kept = append(u.kept, p...)
+}
+
+// Close leaves the body to the server, which knows whether more is to be read.
+func (r *replay) Close() error { return nil }
+
+// buffers are for bodies under way.
+type bufferPool struct{ pool sync.Pool }
+
+const copyBuffer = 32 << 10
+
+func (b *bufferPool) get() *[copyBuffer]byte {
+	if v, ok := b.pool.Get().(*[copyBuffer]byte); ok {
+		return v
+	}
+	return new([copyBuffer]byte)
+}
+
+func (b *bufferPool) put(v *[copyBuffer]byte) { b.pool.Put(v) }
+
+// respond passes a response on. edit may change its header.
+func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
+	defer func() {
+		// The context first: closing waits for a request that is still being
+		// sent, and only that ends it.
+		x.why = context.Cause(x.ctx)
+		x.cancel(nil)
+		_ = resp.Body.Close()
+	}()
+	if b := x.deliver.body; b != nil && !b.ended.Load() {
+		// net/http's HTTP/2 does not look at the context while it waits for more
+		// of the request; closing the response ends both.
+		stop := context.AfterFunc(x.ctx, func() { _ = resp.Body.Close() })
+		defer stop()
+	}
+	h := passOn(resp.Header)
+	edit(h)
+	if x.sent {
+		panic(http.ErrAbortHandler)
+	}
+	x.sent = true
+	copyInto(x.w.Header(), h)
+	for name := range resp.Trailer {
+		x.w.Header().Add("Trailer", name)
+	}
+	x.w.WriteHeader(resp.StatusCode)
+	if err := x.download(resp); err != nil {
+		return err
+	}
+	x.trailers(resp)
+	return nil
+}
+
+// trailers sends on what came after the body; names that were not announced
+// need net/http's prefix.
+func (x *exchange) trailers(resp *http.Response) {
+	for name, values := range resp.Trailer {
+		if len(values) > 0 {
+			x.w.Header()[http.TrailerPrefix+name] = values
+			delete(x.w.Header(), name)
+		}
+	}
+}
+
+// download copies the body, and sends what has come before it waits for more.
+func (x *exchange) download(resp *http.Response) error {
+	if resp.Body == http.NoBody {
+		return nil
+	}
+	flush := http.NewResponseController(x.w).Flush
+	buf := x.p.buffers.get()
+	defer x.p.buffers.put(buf)
+	left := resp.ContentLength
+	if left < 0 {
+		_ = flush() // the header of a stream must not wait for its first byte
+	}
+	for {
+		n, err := resp.Body.Read(buf[:])
+		if n > 0 {
+			x.timers.touch()
+			if _, failed := x.w.Write(buf[:n]); failed != nil {
+				return &clientGone{failed}
+			}
+			if left -= int64(n); left != 0 && n < len(buf) && err == nil {
+				_ = flush()
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// clientGone is an error of writing the response: not the endpoint's fault.
+type clientGone struct{ err error }
+
+func (e *clientGone) Error() string { return e.err.Error() }
+func (e *clientGone) Unwrap() error { return e.err }
+
+// wireKind is the kind of a failed round trip.
+func wireKind(err error) wire.Kind {
+	if failed, ok := errors.AsType[*wire.Error](err); ok {
+		return failed.Kind
+	}
+	return wire.Reset
+}

@@ -1,0 +1,212 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/mtls"
+	"github.com/outrider-mesh/outrider/connect/wire"
+)
+
+// serverKind is which handler a connection's requests go to.
+type serverKind int
+
+const (
+	serverInbound serverKind = iota
+	serverOutbound
+	serverExposed
+	serverKinds
+)
+
+// servers are the HTTP servers of a proxy, for each kind the one that takes new
+// connections and those before it, which serve what they have. They are added
+// to in Run's goroutine only.
+type servers struct {
+	mu      sync.Mutex
+	current [serverKinds]served
+	every   []served
+}
+
+type served struct {
+	*wire.Server
+	kind   serverKind
+	header int // bytes of a request's header
+}
+
+func (s *servers) get(kind serverKind) *wire.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current[kind].Server
+}
+
+func (s *servers) of(kind serverKind) []*wire.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*wire.Server
+	for _, server := range s.every {
+		if server.kind == kind {
+			out = append(out, server.Server)
+		}
+	}
+	return out
+}
+
+func (s *servers) all() []*wire.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*wire.Server
+	for _, server := range s.every {
+		out = append(out, server.Server)
+	}
+	return out
+}
+
+func (s *servers) each(f func(*wire.Server)) {
+	for _, server := range s.all() {
+		f(server)
+	}
+}
+
+func (s *servers) add(next served) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current[next.kind] = next
+	s.every = append(s.every, next)
+}
+
+// serveHTTP has a server for every kind that the runtime needs, with its bound
+// on headers.
+func (p *Proxy) serveHTTP(rt *runtime) {
+	need := [serverKinds]bool{serverInbound: rt.http != nil, serverExposed: len(rt.exposed) > 0}
+	for _, u := range rt.upstreams {
+		need[serverOutbound] = need[serverOutbound] || u.http != nil
+	}
+	handlers := [serverKinds]http.HandlerFunc{p.handleInbound, p.handleOutbound, p.handleExposed}
+	for kind := range serverKinds {
+		header := defaultHeader
+		if kind == serverInbound {
+			header = rt.maxHeader
+		}
+		if current := p.servers.current[kind]; !need[kind] || (current.Server != nil && current.header == header) {
+			continue
+		}
+		server := wire.NewServer(wire.Options{
+			MaxHeader: header, HeaderTimeout: p.limits.Handshake, Idle: p.limits.Idle, Handler: handlers[kind],
+			Log: p.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		})
+		p.servers.add(served{server, kind, header})
+		p.running.Go(func() {
+			if err := server.Run(); err != nil {
+				p.log.Error("an HTTP server ended", "error", err)
+			}
+		})
+	}
+}
+
+// hand gives a connection to the server of a kind, and returns when it and all
+// its requests have ended.
+func (p *Proxy) hand(c *conn, over net.Conn, kind serverKind) {
+	c.http.Store(true)
+	p.servers.get(kind).Serve(over, c)
+	c.cancel()
+	c.requests.end()
+}
+
+// connOf finds the connection of a request.
+func connOf(r *http.Request) (*conn, bool) {
+	c, ok := wire.About(r.Context()).(*conn)
+	return c, ok
+}
+
+// serveInboundHTTP has a peer prove its identity; its requests are judged one by
+// one.
+func (p *Proxy) serveInboundHTTP(c *conn) {
+	socket := &heard{Conn: c.accepted()}
+	peer := tls.Server(socket, p.runtime.Load().inbound)
+	ctx, cancel := context.WithTimeout(c.ctx, p.limits.Handshake)
+	defer cancel()
+	err := peer.HandshakeContext(ctx)
+	if err == nil {
+		state := peer.ConnectionState()
+		var id connect.Identity
+		if id, err = mtls.Peer(state); err == nil {
+			c.vouched = vouched(state.PeerCertificates)
+			c.peer.Store(&id)
+			p.hand(c, peer, serverInbound)
+			return
+		}
+	}
+	p.unproved(c, err, socket.any.Load())
+}
+
+// heard is a socket that knows whether the other side has said anything.
+type heard struct {
+	net.Conn
+	any atomic.Bool
+}
+
+func (h *heard) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	if n > 0 && !h.any.Load() {
+		h.any.Store(true)
+	}
+	return n, err
+}
+
+// parting is how long clients have to learn from a response that they should
+// use another connection, before idle ones are closed under them.
+const parting = time.Second
+
+// part ends the connections of servers: by a word in each response first, then
+// those that are idle, then as they become so.
+func (p *Proxy) part(ctx context.Context, servers []*wire.Server) {
+	if len(servers) == 0 {
+		return
+	}
+	for _, s := range servers {
+		s.Draining()
+	}
+	if p.conns.any() && !wait(ctx.Done(), parting) {
+		return
+	}
+	for _, s := range servers {
+		s.Shutdown(ctx)
+	}
+}
+
+// complain says what of a snapshot is not in force, when that is news.
+func (p *Proxy) complain(before, next *runtime) {
+	for _, problem := range next.problems {
+		if before == nil || !slices.Contains(before.problems, problem) {
+			p.log.Warn("part of the configuration is not in force", "snapshot", next.version, "problem", problem)
+		}
+	}
+}
+
+// unproved says why a peer is not let in.
+func (p *Proxy) unproved(c *conn, err error, spoke bool) {
+	if !spoke && !timedOut(err) {
+		// A connect without a word is how health checks see whether we listen.
+		p.counts.probes.Add(1)
+		p.log.Trace("probed", "peer", c.accepted().RemoteAddr())
+		return
+	}
+	reason := connect.TLSFailed
+	if untrusted, ok := errors.AsType[*connect.PeerError](err); ok {
+		reason = untrusted.Reason
+	}
+	p.refuse(reason, "refused a peer", "peer", c.accepted().RemoteAddr(), "error", err)
+}

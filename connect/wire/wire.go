@@ -1,0 +1,50 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package wire speaks HTTP/1.1 and HTTP/2 on connections that others have made:
+// a server for accepted ones, and a pool of those to one endpoint. It knows
+// nothing of routes, intentions or identities; whoever wants another HTTP
+// engine replaces this package.
+package wire
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// counted is a connection that knows how much went over it, which tells a
+// request that never reached the other side from one that may have. It hides
+// TLS from net/http on purpose: the protocol is told by the first bytes then,
+// whatever ALPN the peer sent or left out (RFC 9113, 3.3: prior knowledge).
+type counted struct {
+	net.Conn
+	read, written atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written.Add(int64(n))
+	return n, err
+}
+
+// served is an accepted connection. closed tells its owner that the server is
+// done with it.
+type served struct {
+	net.Conn
+	about  any
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (s *served) Close() error {
+	err := s.Conn.Close()
+	s.once.Do(func() { close(s.closed) })
+	return err
+}
