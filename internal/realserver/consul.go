@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os/exec"
 	"strings"
@@ -54,6 +53,9 @@ type Consul struct {
 
 	// Addr is host:port of the HTTP API. A restart does not change it.
 	Addr string
+	// GRPC is host:port of the gRPC API, which configures Envoy. A restart does
+	// not change it.
+	GRPC string
 	// Token is what the Token option set, "" for none.
 	Token string
 
@@ -96,9 +98,9 @@ func StartConsul(t testing.TB, opts ...Option) *Consul {
 
 func (c *Consul) choosePorts(t testing.TB) {
 	t.Helper()
-	c.Addr = FreeAddr(t)
-	ports := fmt.Sprintf(`ports { http = %s server = %s serf_lan = %s serf_wan = -1 grpc = -1 grpc_tls = -1 dns = -1 https = -1 }`,
-		port(c.Addr), port(FreeAddr(t)), port(FreeAddr(t)))
+	c.Addr, c.GRPC = FreeAddr(t), FreeAddr(t)
+	ports := fmt.Sprintf(`ports { http = %s grpc = %s server = %s serf_lan = %s serf_wan = -1 grpc_tls = -1 dns = -1 https = -1 }`,
+		port(c.Addr), port(c.GRPC), port(FreeAddr(t)), port(FreeAddr(t)))
 	c.args = []string{
 		"agent", "-node", c.options.node, "-bind", "127.0.0.1", "-client", "127.0.0.1", "-log-level", "info",
 		"-hcl", ports, "-hcl", "disable_update_check = true",
@@ -253,5 +255,3 @@ func port(addr string) string {
 	}
 	return port
 }
-
-func randomPort() int { return 22000 + rand.IntN(10000) }

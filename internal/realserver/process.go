@@ -1,7 +1,7 @@
 // Copyright (c) The Outrider Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package realserver starts the real Consul and Vault for tests: on loopback,
+// Package realserver starts the real Consul, Vault and Envoy for tests: on loopback,
 // on ports of their own, ended with the test. It must not be imported by
 // anything but tests, and it never passes a test for want of a server.
 package realserver
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -104,6 +105,9 @@ func (p *process) kill() {
 	<-p.done
 }
 
+// PID returns the process ID of the child, for what the system tells of it.
+func (p *process) PID() int { return p.cmd.Process.Pid }
+
 // Output returns the last part of what the process wrote, at most 32 KiB.
 func (p *process) Output() string {
 	f, err := os.Open(p.log)
@@ -171,20 +175,44 @@ func get(ctx context.Context, url, header, token string) ([]byte, error) {
 	return body, nil
 }
 
-// FreeAddr returns a loopback address that nobody listens on, for TCP and UDP.
-// Its port is below the ports that the kernel gives to outgoing connections
-// and to port 0, so that nobody takes it while a server restarts; and above
-// those Consul gives to sidecars.
+// FreeAddr returns a loopback address that nobody listens on, for TCP and UDP,
+// and that no other call returns before t ends: not in this process, nor in
+// another one that runs tests at the same time. Its port is below the ports that
+// the kernel gives to outgoing connections and to port 0, so that nobody takes
+// it while a server restarts; and above those Consul gives to sidecars.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for range 200 {
-		addr := fmt.Sprintf("127.0.0.1:%d", randomPort())
-		if free(t.Context(), addr) {
-			return addr
+		n := randomPort()
+		claim, ok := listen(t.Context(), n-claimDistance)
+		if !ok {
+			continue // it is somebody else's
 		}
+		addr := fmt.Sprintf("127.0.0.1:%d", n)
+		if !free(t.Context(), addr) {
+			_ = claim.Close()
+			continue
+		}
+		t.Cleanup(func() { _ = claim.Close() })
+		return addr
 	}
-	t.Fatal("find a free loopback port: 200 tries failed: is another program holding the ports 22000 to 32000?")
+	t.Fatal("find a free loopback port: 200 tries failed: is another program holding the ports 22000 to 31000?")
 	return ""
+}
+
+// claimDistance is how far below a port that was handed out the port is that
+// stands for the claim on it: whoever listens there owns the one above. The
+// kernel ends a claim with its process.
+const claimDistance = 10000
+
+// randomPort returns a port of 22000 to 30999, so that its claim is below the
+// ports that Consul gives to sidecars, which begin at 21000.
+func randomPort() int { return 22000 + rand.IntN(9000) }
+
+func listen(ctx context.Context, port int) (net.Listener, bool) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	return l, err == nil
 }
 
 func free(ctx context.Context, addr string) bool {

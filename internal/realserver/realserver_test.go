@@ -86,6 +86,19 @@ func unreachable(t *testing.T, url string) error {
 	return err
 }
 
+// Tests choose ports long before anybody binds them.
+func TestAnAddressIsNotHandedOutTwiceWhileATestRuns(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for range 500 {
+		addr := realserver.FreeAddr(t)
+		if seen[addr] {
+			t.Fatalf("%s was handed out twice", addr)
+		}
+		seen[addr] = true
+	}
+}
+
 func TestPersistentConsulKeepsStateAndAddressOverRestart(t *testing.T) {
 	t.Parallel()
 	c := realserver.StartConsul(t, realserver.Persistent(), realserver.HCL(`node_meta { rack = "r1" }`))
@@ -157,6 +170,36 @@ func TestConnectProxyServesTheSidecarOfAService(t *testing.T) {
 		return "served"
 	})
 	p.Stop()
+	if _, err := dialer.DialContext(t.Context(), "tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("after Stop: %v, want connection refused", err)
+	}
+}
+
+func TestEnvoyServesTheSidecarOfAService(t *testing.T) {
+	t.Parallel()
+	c := realserver.StartConsul(t)
+	addr := realserver.FreeAddr(t)
+	// Envoy dials the application before it shakes hands.
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	put(t, "http://"+c.Addr+"/v1/agent/service/register", fmt.Sprintf(
+		`{"Name":"api","ID":"api-1","Port":%d,"Connect":{"SidecarService":{"Address":"127.0.0.1","Port":%s}}}`,
+		app.Addr().(*net.TCPAddr).Port, addr[strings.LastIndex(addr, ":")+1:]))
+	e := realserver.StartEnvoy(t, c, "api-1-sidecar-proxy")
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}}
+	conn, err := dialer.DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatalf("shake hands with Envoy: %v", err)
+	}
+	defer conn.Close()
+	leaf := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	if len(leaf.URIs) != 1 || leaf.URIs[0].Path != "/ns/default/dc/dc1/svc/api" {
+		t.Errorf("Envoy presents %v", leaf.URIs)
+	}
+	e.Stop()
 	if _, err := dialer.DialContext(t.Context(), "tcp", addr); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("after Stop: %v, want connection refused", err)
 	}
