@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/agent/jwks"
 	"github.com/outrider-mesh/outrider/agent/vault"
 	"github.com/outrider-mesh/outrider/hcl"
 )
@@ -52,6 +53,7 @@ type Agent struct {
 	consul    *consul.Client
 	watches   *consul.Watches
 	registrar *consul.Registrar
+	keys      *jwks.Keeper  // of JWT providers
 	vault     *vault.Client // nil: leaves come from Consul
 	started   time.Time
 
@@ -78,6 +80,7 @@ func New(opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, log: opts.Logger, consul: client, config: cfg, started: time.Now(),
 		watches:  consul.NewWatches(client, opts.Logger.Named("watch")),
+		keys:     jwks.New(jwks.Options{Logger: opts.Logger.Named("jwks")}),
 		reload:   make(chan reload),
 		sidecars: make(map[string]*sidecar),
 	}
@@ -105,6 +108,7 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 	group, ctx := errgroup.WithContext(ctx)
 	sidecars := &supervisor{agent: a, running: make(map[string]func())}
 	group.Go(func() error { return a.watches.Run(ctx) })
+	group.Go(func() error { return a.keys.Run(ctx) })
 	registering, stopRegistering := context.WithCancel(ctx)
 	defer stopRegistering()
 	registered := make(chan struct{})

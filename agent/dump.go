@@ -17,6 +17,7 @@ type snapshotDump struct {
 	Mesh          connect.Mesh
 	DefaultAction connect.Action
 	Intentions    []connect.Intention
+	JWTProviders  map[string]connect.JWTProvider // their keys are public
 	Upstreams     []connect.Upstream
 	Chains        map[connect.UpstreamID]*connect.Chain
 	Endpoints     map[connect.TargetID][]connect.Endpoint
@@ -29,7 +30,7 @@ func dump(s *connect.Snapshot) *snapshotDump {
 	}
 	d := &snapshotDump{
 		Version: s.Version, Service: s.Service, Leaf: leafStatus(s.Leaf), TrustDomain: s.Bundle.TrustDomain, Mesh: s.Mesh,
-		DefaultAction: s.DefaultAction, Intentions: s.Intentions, Upstreams: s.Upstreams, Chains: s.Chains, Endpoints: s.Endpoints,
+		DefaultAction: s.DefaultAction, Intentions: s.Intentions, JWTProviders: s.JWTProviders, Upstreams: s.Upstreams, Chains: s.Chains, Endpoints: s.Endpoints,
 	}
 	for _, root := range s.Bundle.Roots {
 		d.Roots = append(d.Roots, rootStatus(root))

@@ -115,10 +115,16 @@ func freePorts(t *testing.T, n int) []int {
 // start runs an agent until the test ends.
 func start(t *testing.T, w *world, services ...string) *rig {
 	t.Helper()
+	return startWith(t, w, func(admin string) *hcl.Config { return w.config(t, admin, services...) })
+}
+
+// startWith runs an agent with a configuration that is made for its admin socket.
+func startWith(t *testing.T, w *world, config func(admin string) *hcl.Config) *rig {
+	t.Helper()
 	r := &rig{mini: w.mini, admin: filepath.Join(t.TempDir(), "admin.sock"), log: &lockedBuffer{}, stop: make(chan struct{}), ended: make(chan error, 1)}
 	var err error
 	r.Agent, err = New(Options{
-		Config: w.config(t, r.admin, services...), Version: "test",
+		Config: config(r.admin), Version: "test",
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: r.log}),
 	})
 	if err != nil {

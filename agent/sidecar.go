@@ -56,6 +56,17 @@ type session struct {
 	endpoints map[consul.EndpointsKey]*feed[connect.TargetID, []connect.Endpoint]
 
 	defaultFrom atomic.Pointer[string]
+
+	http       sync.Mutex // guards what follows, and the watches that depend on it
+	speaksHTTP bool
+	rules      []connect.Intention
+
+	exposesChecks atomic.Bool
+	exposing      chan struct{} // one slot: exposesChecks has changed
+
+	// Owned by exposeChecks.
+	exposed        []connect.ExposedPath
+	exposeWarnings []string
 }
 
 func newSidecar(a *Agent, ref Sidecar, foreign bool) *sidecar {
@@ -88,6 +99,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		snapshots:  make(chan *connect.Snapshot, 1),
 		registered: make(chan struct{}),
 		moved:      make(chan struct{}, 1),
+		exposing:   make(chan struct{}, 1),
 	}
 	ses.assembler = assemble.New(assemble.Options{Publish: ses.publish, Want: ses.want, Log: s.log})
 	s.now.Store(ses)
@@ -95,7 +107,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity} {
+	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks} {
 		group.Go(func() error { return guard(func() error { return part(ctx) }) })
 	}
 	defer ses.unsubscribe()
@@ -154,6 +166,7 @@ func (s *session) unsubscribe() {
 	w.Mesh.Reconcile(s.owner, nil)
 	w.Chains.Reconcile(s.owner, nil)
 	w.Endpoints.Reconcile(s.owner, nil)
+	s.needHTTP(func() { s.speaksHTTP, s.rules = false, nil })
 }
 
 func (s *session) setRegistration(r consul.Registration) {
@@ -172,6 +185,13 @@ func (s *session) setRegistration(r consul.Registration) {
 		return
 	}
 	s.assembler.SetRegistration(r.Service, r.Upstreams)
+	s.needHTTP(func() { s.speaksHTTP = r.Service.Protocol.Speaks() })
+	if s.exposesChecks.Swap(r.ExposeChecks) != r.ExposeChecks {
+		select {
+		case s.exposing <- struct{}{}:
+		default: // it will look anyway
+		}
+	}
 	s.agent.watches.Intentions.Reconcile(s.owner, map[consul.IntentionsKey]func(consul.Intentions){
 		consul.ServiceIntentionsKey(r.Service): s.setIntentions,
 	})
@@ -194,6 +214,7 @@ func (s *session) setIntentions(i consul.Intentions) {
 	s.log.Debug("intentions", "rules", len(i.Rules), "default", i.Default, "default_from", i.DefaultFrom)
 	s.defaultFrom.Store(&i.DefaultFrom)
 	s.assembler.SetIntentions(i.Rules, i.Default)
+	s.needHTTP(func() { s.rules = i.Rules })
 }
 
 func (s *session) setBundle(b *connect.TrustBundle) {

@@ -41,6 +41,7 @@ type SidecarStatus struct {
 	DefaultPolicy string
 	DefaultFrom   string // how the default policy was learnt
 	Intentions    []IntentionStatus
+	JWTProviders  []JWTProviderStatus `json:",omitempty"` // that intentions name
 	Proxy         proxy.Status
 }
 
@@ -71,7 +72,8 @@ type IntentionStatus struct {
 	Action     string
 }
 
-// A WatchStatus is that of one watch on Consul. Error is "" when it is fine.
+// A WatchStatus is that of one watch on Consul, or of one key set of a JWT
+// provider. Error is "" when it is fine.
 type WatchStatus struct {
 	Key         string
 	LastSuccess time.Time
@@ -93,6 +95,9 @@ func (a *Agent) Status(ctx context.Context) Status {
 	}
 	for _, w := range a.watches.Status() {
 		s.Watches = append(s.Watches, watchStatus(w))
+	}
+	for _, k := range a.keys.Status() {
+		s.Watches = append(s.Watches, keySetStatus(k))
 	}
 	return s
 }
@@ -130,8 +135,9 @@ func (s *sidecar) status(ctx context.Context) SidecarStatus {
 		out.Roots = append(out.Roots, rootStatus(root))
 	}
 	for _, i := range snapshot.Intentions {
-		out.Intentions = append(out.Intentions, intentionStatus(i))
+		out.Intentions = append(out.Intentions, intentionStatus(i, snapshot.Service.Protocol))
 	}
+	out.JWTProviders = jwtStatus(snapshot)
 	return out
 }
 
@@ -175,13 +181,20 @@ func rootStatus(r connect.Root) RootStatus {
 	return s
 }
 
-func intentionStatus(i connect.Intention) IntentionStatus {
+func intentionStatus(i connect.Intention, p connect.Protocol) IntentionStatus {
 	action := i.Action.String()
 	switch {
-	case len(i.Permissions) > 0:
+	case len(i.Permissions) > 0 && !p.Speaks():
 		action = "L7 permissions: deny on TCP"
-	case i.JWT != nil:
+	case i.JWT != nil && !p.Speaks():
 		action = "needs a JWT: deny on TCP"
+	case len(i.Permissions) > 0:
+		action = fmt.Sprintf("by the first of %d permissions that matches", len(i.Permissions))
+		if i.JWT != nil {
+			action += ", with a JWT"
+		}
+	case i.JWT != nil:
+		action += " with a JWT"
 	}
 	return IntentionStatus{Source: i.Source.Name, Target: i.Destination, Precedence: i.Precedence, Action: action}
 }

@@ -26,7 +26,8 @@ const (
 	DefaultLatest = 200 * time.Millisecond
 	// DefaultPatience is how long an upstream stays out of the snapshot while
 	// its chain or endpoints are not known; then it is published as it is, and
-	// says that it is not ready.
+	// says that it is not ready. The first snapshot waits as long for the keys
+	// of JWT providers and for the service's defaults.
 	DefaultPatience = 5 * time.Second
 )
 
@@ -71,7 +72,9 @@ func orDefault(d, fallback time.Duration) time.Duration {
 
 // Run publishes until ctx ends: the first snapshot when service, trust bundle,
 // leaf, mesh entry and intentions are all known, then one for every change that
-// has settled.
+// has settled. Of a service that speaks HTTP, the first also waits, but not for
+// longer than Patience, for the JWT providers that its intentions name and for
+// its defaults.
 func (a *Assembler) Run(ctx context.Context) error {
 	var version uint64
 	impatient := time.NewTimer(a.opts.Patience)
@@ -131,8 +134,8 @@ func (a *Assembler) tellWants() {
 }
 
 // take returns a snapshot when there is a complete one that has not been
-// published, and how long to wait for the next upstream that runs out of
-// patience, 0 for none.
+// published, and how long to wait for the next part that it runs out of
+// patience with, 0 for none.
 func (a *Assembler) take(version uint64, now time.Time) (*connect.Snapshot, time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -140,7 +143,7 @@ func (a *Assembler) take(version uint64, now time.Time) (*connect.Snapshot, time
 	if !a.draft.dirty || len(a.draft.missing()) > 0 {
 		return nil, next
 	}
-	a.draft.dirty = false
+	a.draft.dirty, a.draft.published = false, true
 	return a.draft.snapshot(version), next
 }
 
@@ -182,7 +185,25 @@ func (a *Assembler) SetMesh(m connect.Mesh) { a.set(func(d *draft) { d.mesh = &m
 // SetIntentions sets the intentions, in the order of evaluation, and the
 // default policy.
 func (a *Assembler) SetIntentions(rules []connect.Intention, fallback connect.Action) {
-	a.set(func(d *draft) { d.intentions = &intentions{rules, fallback} })
+	providers := Providers(rules)
+	a.set(func(d *draft) { d.intentions = &intentions{rules, fallback, providers} })
+}
+
+// SetJWTProviders sets all that is known of JWT providers, by name. Those that
+// no intention names are left out of snapshots; one that is missing denies.
+func (a *Assembler) SetJWTProviders(providers map[string]connect.JWTProvider) {
+	a.set(func(d *draft) { d.providers = providers })
+}
+
+// SetDefaults sets what the service's own defaults ask of its sidecar. It is
+// part of snapshots while the service speaks HTTP.
+func (a *Assembler) SetDefaults(limits connect.RateLimits, faults []connect.Fault) {
+	a.set(func(d *draft) { d.defaults = &defaults{limits, faults} })
+}
+
+// SetExposed sets paths that are exposed beside those of the registration.
+func (a *Assembler) SetExposed(paths []connect.ExposedPath) {
+	a.set(func(d *draft) { d.exposed = paths })
 }
 
 // SetChain sets the discovery chain of an upstream; of one that is not

@@ -19,18 +19,30 @@ type draft struct {
 	leaf       *connect.Leaf
 	mesh       *connect.Mesh
 	intentions *intentions
+	providers  map[string]connect.JWTProvider // those that are known by now
+	defaults   *defaults
+	exposed    []connect.ExposedPath
 	chains     map[connect.UpstreamID]*connect.Chain // the latest heard
 	serving    map[connect.UpstreamID]*connect.Chain // the latest whose endpoints are all known
 	endpoints  map[connect.TargetID][]connect.Endpoint
 	since      map[connect.UpstreamID]time.Time // when an upstream was first seen
 	late       map[connect.UpstreamID]bool      // upstreams that ran out of patience
+	completed  time.Time                        // when all that a snapshot cannot do without was there; zero: not yet
+	impatient  bool                             // the first snapshot waits no longer for what it can do without
+	published  bool                             // there has been a first snapshot
 	dirty      bool                             // something has changed since the last snapshot
 	rewant     bool                             // what must be watched has changed
 }
 
 type intentions struct {
-	rules    []connect.Intention
-	fallback connect.Action
+	rules     []connect.Intention
+	fallback  connect.Action
+	providers []string // of JWTs, that rules name
+}
+
+type defaults struct {
+	limits connect.RateLimits
+	faults []connect.Fault
 }
 
 func newDraft() draft {
@@ -134,9 +146,10 @@ func (d *draft) wants() (upstreams []connect.Upstream, targets []connect.Target,
 	return d.upstreams, targets, true
 }
 
-// age marks upstreams that have been incomplete for longer than patience, and
-// returns when the next one will be, 0 for none.
+// age marks what has been incomplete for longer than patience, and returns when
+// the next part will be, 0 for none.
 func (d *draft) age(now time.Time, patience time.Duration) (next time.Duration) {
+	next = d.ageOptional(now, patience)
 	for _, u := range d.upstreams {
 		if d.complete(u) || d.late[u.ID] {
 			continue
@@ -158,7 +171,16 @@ func (d *draft) complete(u connect.Upstream) bool {
 	return u.Problem != "" || d.serving[u.ID] != nil
 }
 
+// missing says what the next snapshot waits for.
 func (d *draft) missing() []string {
+	if out := d.required(); len(out) > 0 || d.published || d.impatient {
+		return out
+	}
+	return d.unheard()
+}
+
+// required is what no snapshot can do without and has not been heard.
+func (d *draft) required() []string {
 	var out []string
 	for _, part := range []struct {
 		absent bool
@@ -185,6 +207,7 @@ func (d *draft) snapshot(version uint64) *connect.Snapshot {
 		Chains:    make(map[connect.UpstreamID]*connect.Chain, len(d.serving)),
 		Endpoints: maps.Clone(d.endpoints),
 	}
+	d.addHTTP(s)
 	for _, u := range d.upstreams {
 		if !d.complete(u) && !d.late[u.ID] {
 			continue

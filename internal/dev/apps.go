@@ -20,6 +20,9 @@ import (
 func (w *world) serveApps(ctx context.Context) error {
 	api := http.NewServeMux()
 	api.HandleFunc("GET /{$}", func(rw http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(rw, "hello from api") })
+	api.HandleFunc("GET /admin", func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintln(rw, "this is for nobody who calls through the mesh")
+	})
 	api.HandleFunc("GET /stream", stream)
 	web := http.NewServeMux()
 	web.HandleFunc("GET /{$}", func(rw http.ResponseWriter, r *http.Request) {

@@ -19,10 +19,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestTourBehavesAndEnds(t *testing.T) {
 	var out strings.Builder
 	err := Run(t.Context(), Options{Out: &out, Once: true, Logger: hclog.NewNullLogger(), Version: "test"})
-	if err != nil || strings.Contains(out.String(), "✗") || strings.Count(out.String(), "✓") != 7 {
+	if err != nil || strings.Contains(out.String(), "✗") || strings.Count(out.String(), "✓") != 8 {
 		t.Errorf("%v\n%s", err, &out)
 	}
-	for _, part := range []string{"hello from api", "intention_denied", "default policy", `intention "web → api"`} {
+	for _, part := range []string{"hello from api", "intention_denied", "default policy", `intention "web → api"`, "GET /admin: 403", "x-outrider-reason: intention_denied"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("the tour does not show %q:\n%s", part, &out)
 		}

@@ -39,6 +39,7 @@ func (w *world) tour(ctx context.Context) error {
 		{"the intention is changed to deny: the open stream is cut", w.cut},
 		{"the next call is denied, and the sidecar of api says why", w.deniedByName},
 		{"the intention is changed back: calls go through again", w.allowAgain},
+		{"api speaks HTTP, and its intention denies /admin: only that is denied", w.tellRequestsApart},
 	} {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -64,6 +65,7 @@ func (w *world) instructions() {
 	w.say("")
 	w.say("  curl http://127.0.0.1:%d/          # web, which asks api through the mesh", port(w.web))
 	w.say("  curl %s          # api through web's upstream", w.upstreamURL("/"))
+	w.say("  curl -i %s  # what api's intention denies", w.upstreamURL("/admin"))
 	w.say("  outrider status -admin %s", w.admin())
 	w.say("")
 	w.say("Deny and allow again:")

@@ -33,7 +33,9 @@ type chainView struct {
 type nodeView struct {
 	Type         string
 	Name         string
-	Resolver     resolverView
+	Routes       []routeView   `json:",omitempty"`
+	Splits       []splitView   `json:",omitempty"`
+	Resolver     *resolverView `json:",omitempty"`
 	LoadBalancer *loadBalancer `json:",omitempty"`
 }
 
@@ -131,8 +133,9 @@ type compiler struct {
 }
 
 // compileChain is pure: it says where calls to a service go, as Consul's
-// compiled discovery chains do for TCP: one resolver, redirects and default
-// subsets already followed, failover one level deep.
+// compiled discovery chains do: [router] → [splitter] → resolver, with redirects
+// and default subsets already followed, splitters that lead to splitters made
+// one, and failover one level deep.
 func compileChain(e entries, service string, opts chainOptions) (*chainView, error) {
 	c := &compiler{entries: e, opts: opts, chain: &chainView{
 		ServiceName: service, Namespace: "default", Partition: "default", Datacenter: opts.datacenter,
@@ -144,24 +147,38 @@ func compileChain(e entries, service string, opts chainOptions) (*chainView, err
 		_, _ = fmt.Fprint(h, opts.overrides) // never fails
 		c.chain.CustomizationHash = fmt.Sprintf("%08x", h.Sum32())
 	}
-	asked := place{service: service, datacenter: opts.datacenter}
-	primary, entry, err := c.resolve(asked)
+	start, err := c.start(service)
 	if err != nil {
 		return nil, err
 	}
-	c.chain.Default = primary == asked && entry.isDefault()
-	c.chain.StartNode = "resolver:" + primary.id()
-	node := nodeView{Type: "resolver", Name: primary.id(), Resolver: resolverView{
+	c.chain.StartNode = start
+	asked := place{service: service, datacenter: opts.datacenter}
+	r := c.chain.Nodes[start].Resolver
+	c.chain.Default = r != nil && r.Default && r.Target == asked.id()
+	return c.chain, nil
+}
+
+// resolverNode adds the node that leads to a place, unless it is there already.
+func (c *compiler) resolverNode(p place) (string, error) {
+	primary, entry, err := c.resolve(p)
+	if err != nil {
+		return "", err
+	}
+	key := "resolver:" + primary.id()
+	if _, has := c.chain.Nodes[key]; has {
+		return key, nil
+	}
+	node := nodeView{Type: "resolver", Name: primary.id(), Resolver: &resolverView{
 		ConnectTimeout: c.chain.Targets[primary.id()].ConnectTimeout, Default: entry.isDefault(), Target: primary.id(),
 	}}
 	if entry != nil {
 		node.LoadBalancer, node.Resolver.RequestTimeout = entry.LoadBalancer, span(entry.RequestTimeout)
 		if node.Resolver.Failover, err = c.failover(primary, entry); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	c.chain.Nodes[c.chain.StartNode] = node
-	return c.chain, nil
+	c.chain.Nodes[key] = node
+	return key, nil
 }
 
 // resolve follows redirects and default subsets to where they end, and adds

@@ -6,6 +6,7 @@ package miniconsul
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -15,9 +16,21 @@ import (
 
 // An unknownKey is a key of a JSON object that nobody asked for. Consul
 // refuses them too: a misspelt key is a setting that does not hold.
-type unknownKey string
+type unknownKey struct{ name, path string }
 
-func (k unknownKey) Error() string { return fmt.Sprintf("json: unknown field %q", string(k)) }
+func (k *unknownKey) Error() string { return fmt.Sprintf("json: unknown field %q", k.name) }
+
+// below says that an error was found below a place: "Routes" or "[0]".
+func below(place string, err error) error {
+	k, ok := errors.AsType[*unknownKey](err)
+	switch {
+	case !ok:
+		return err
+	case strings.HasPrefix(k.path, "["):
+		return &unknownKey{k.name, place + k.path}
+	}
+	return &unknownKey{k.name, place + "." + k.path}
+}
 
 // decode reads one JSON value into a struct. Keys may be written as Consul
 // takes them: in any case, with or without underscores ("DefaultSubset",
@@ -59,7 +72,7 @@ func rename(v any, t reflect.Type) (any, error) {
 		for i := range value {
 			var err error
 			if value[i], err = rename(value[i], t.Elem()); err != nil {
-				return nil, err
+				return nil, below(fmt.Sprintf("[%d]", i), err)
 			}
 		}
 	case map[string]any:
@@ -89,7 +102,7 @@ func renameFields(object map[string]any, t reflect.Type) (any, error) {
 	for key, value := range object {
 		f, ok := fields[fold(key)]
 		if !ok {
-			return nil, unknownKey(key)
+			return nil, &unknownKey{key, key}
 		}
 		name := fieldName(f)
 		if _, twice := out[name]; twice {
@@ -97,7 +110,7 @@ func renameFields(object map[string]any, t reflect.Type) (any, error) {
 		}
 		var err error
 		if out[name], err = rename(value, f.Type); err != nil {
-			return nil, err
+			return nil, below(name, err)
 		}
 	}
 	return out, nil

@@ -18,17 +18,20 @@ import (
 const (
 	kindProxyDefaults   = "proxy-defaults"
 	kindServiceDefaults = "service-defaults"
+	kindRouter          = "service-router"
+	kindSplitter        = "service-splitter"
 	kindResolver        = "service-resolver"
 	kindIntentions      = "service-intentions"
 	kindMesh            = "mesh"
+	kindJWTProvider     = "jwt-provider"
 )
 
 // otherKinds are those that Consul has and this server does not act on. They
 // can be listed, and are never there.
 func otherKinds() []string {
 	return []string{
-		"service-router", "service-splitter", "ingress-gateway", "terminating-gateway", "exported-services", "api-gateway",
-		"bound-api-gateway", "file-system-certificate", "inline-certificate", "http-route", "tcp-route", "jwt-provider",
+		"ingress-gateway", "terminating-gateway", "exported-services", "api-gateway",
+		"bound-api-gateway", "file-system-certificate", "inline-certificate", "http-route", "tcp-route",
 		"sameness-group", "control-plane-request-limit",
 	}
 }
@@ -78,8 +81,12 @@ func newEntry(kind string) (entry, error) {
 		return &serviceIntentions{}, nil
 	case kindMesh:
 		return &mesh{}, nil
-	case "service-router", "service-splitter":
-		return nil, fail(http.StatusBadRequest, "%s: the embedded mesh does L4 chains only: use service-resolver, or a Consul server", kind)
+	case kindRouter:
+		return &router{}, nil
+	case kindSplitter:
+		return &splitter{}, nil
+	case kindJWTProvider:
+		return &jwtProvider{}, nil
 	}
 	if slices.Contains(otherKinds(), kind) {
 		return nil, fail(http.StatusBadRequest, "%s: the embedded mesh does not have this kind of config entry: use a Consul server", kind)
@@ -88,7 +95,7 @@ func newEntry(kind string) (entry, error) {
 }
 
 func isKind(kind string) bool {
-	own := []string{kindProxyDefaults, kindServiceDefaults, kindResolver, kindIntentions, kindMesh}
+	own := []string{kindProxyDefaults, kindServiceDefaults, kindRouter, kindSplitter, kindResolver, kindIntentions, kindMesh, kindJWTProvider}
 	return slices.Contains(own, kind) || slices.Contains(otherKinds(), kind)
 }
 
@@ -126,9 +133,27 @@ func (e entries) resolver(service string) *resolver {
 	return found
 }
 
-// protocol is how a service is spoken to.
+// router returns the router of a service, nil if it has none.
+func (e entries) router(service string) *router {
+	found, _ := e[entryKey{kindRouter, service}].(*router)
+	return found
+}
+
+// splitter returns the splitter of a service, nil if it has none.
+func (e entries) splitter(service string) *splitter {
+	found, _ := e[entryKey{kindSplitter, service}].(*splitter)
+	return found
+}
+
+// protocol is how a service is spoken to, as chains and intentions see it. A
+// service with service-defaults has the protocol of those, TCP if they name
+// none; only without them does it have that of proxy-defaults. (What a sidecar
+// is shown differs: there proxy-defaults fill in a protocol that is not named.)
 func (e entries) protocol(service string) string {
-	return first(e.defaults(service).Protocol, e.global().protocol(), "tcp")
+	if own, ok := e[entryKey{kindServiceDefaults, service}].(*serviceDefaults); ok {
+		return first(own.Protocol, "tcp")
+	}
+	return first(e.global().protocol(), "tcp")
 }
 
 func (s *Server) putEntry(w http.ResponseWriter, r *http.Request) error {
@@ -161,8 +186,8 @@ func parseEntry(body []byte) (entry, error) {
 		return nil, err
 	}
 	err = decode(body, entry)
-	if unknown := unknownKey(""); errors.As(err, &unknown) {
-		return nil, fail(http.StatusBadRequest, "Request decoding failed: 1 error occurred:\n\t* invalid config key %q\n\n", string(unknown))
+	if unknown, ok := errors.AsType[*unknownKey](err); ok {
+		return nil, fail(http.StatusBadRequest, "Request decoding failed: 1 error occurred:\n\t* invalid config key %q\n\n", unknown.path)
 	}
 	if err != nil {
 		return nil, fail(http.StatusBadRequest, "Request decoding failed: %v", err)
@@ -199,7 +224,7 @@ func (st *state) putEntry(e entry) error {
 	if old != nil {
 		h.CreateIndex = old.header().CreateIndex
 	}
-	if h.Kind == kindResolver || h.Kind == kindServiceDefaults {
+	if named := []string{kindServiceDefaults, kindRouter, kindSplitter, kindResolver, kindIntentions}; slices.Contains(named, h.Kind) && h.Name != anyName {
 		st.assignVIP(h.Name)
 	}
 	return nil
@@ -234,9 +259,17 @@ func (st *state) replaceEntries(next entries) {
 }
 
 // try refuses entries that contradict each other: every chain that an entry
-// takes part in must still compile, and permissions need HTTP. What changed is
-// looked at first, so that the error is about it.
+// takes part in must still compile, permissions need HTTP, and JWTs a provider.
+// What changed is looked at first, so that the error is about it.
 func (st *state) try(next entries, changed entryKey) error {
+	if e, ok := next[changed].(*serviceIntentions); ok {
+		if err := e.checkProviders(next); err != nil {
+			return err
+		}
+	}
+	if changed.kind == kindJWTProvider && next[changed] == nil {
+		return next.checkUnused(changed.name)
+	}
 	keys := slices.SortedFunc(maps.Keys(next), func(a, b entryKey) int {
 		return cmp.Or(strings.Compare(a.kind, b.kind), strings.Compare(a.name, b.name))
 	})
@@ -246,14 +279,14 @@ func (st *state) try(next entries, changed entryKey) error {
 	for _, key := range keys {
 		each := next[key]
 		switch each := each.(type) {
-		case *resolver, *serviceDefaults:
+		case *router, *splitter, *resolver, *serviceDefaults:
 			if _, err := compileChain(next, key.name, chainOptions{datacenter: st.opts.Datacenter, trustDomain: st.opts.TrustDomain}); err != nil {
 				return err
 			}
 		case *serviceIntentions:
 			protocol := next.protocol(key.name)
 			for _, s := range each.Sources {
-				if len(s.Permissions) > 0 && protocol == "tcp" && key.name != anyName {
+				if len(s.Permissions) > 0 && !speaksHTTP(protocol) && key.name != anyName {
 					return fmt.Errorf("service %q has protocol %q, which is incompatible with L7 intentions permissions", key.name, protocol)
 				}
 			}

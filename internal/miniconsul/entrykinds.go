@@ -6,6 +6,7 @@ package miniconsul
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // proxyDefaults are the settings of all sidecars (Consul, proxy defaults).
@@ -51,6 +52,7 @@ type serviceDefaults struct {
 	LocalRequestTimeoutMs     int             `json:",omitempty"`
 	BalanceInboundConnections string          `json:",omitempty"`
 	MaxRequestHeadersKB       int             `json:",omitempty"`
+	RateLimits                map[string]any  `json:",omitempty"` // refused, as by Consul's Community Edition
 }
 
 type upstreamConfig struct {
@@ -88,6 +90,9 @@ func (e *serviceDefaults) complete() {}
 func (e *serviceDefaults) validate() error {
 	if !slices.Contains([]string{"", "tcp", "http", "http2", "grpc"}, e.Protocol) {
 		return refuse("1 error occurred:\n\t* invalid value for protocol: %s\n\n", e.Protocol)
+	}
+	if e.RateLimits != nil {
+		return several([]string{"invalid rate_limits config. Rate limiting is a consul enterprise feature"})
 	}
 	if u := e.UpstreamConfig; u != nil {
 		if u.Defaults != nil && u.Defaults.Name != "" {
@@ -160,6 +165,11 @@ type meshPeering struct{ PeerThroughMeshGateways bool }
 func (e *mesh) complete() { e.Name = "" }
 
 func (e *mesh) validate() error {
+	if e.HTTP != nil && e.HTTP.Incoming != nil && e.HTTP.Incoming.RequestNormalization != nil {
+		if err := e.HTTP.Incoming.RequestNormalization.validate(); err != nil {
+			return fmt.Errorf("error in HTTP incoming request normalization configuration: %w", err)
+		}
+	}
 	if e.TLS == nil {
 		return nil
 	}
@@ -168,6 +178,21 @@ func (e *mesh) validate() error {
 	}
 	if err := e.TLS.Outgoing.validate(); err != nil {
 		return fmt.Errorf("error in outgoing TLS configuration: %w", err)
+	}
+	return nil
+}
+
+func (n *requestNormalization) validate() error {
+	for _, each := range []struct {
+		field, value string
+		words        []string
+	}{
+		{"PathWithEscapedSlashesAction", n.PathWithEscapedSlashesAction, []string{"IMPLEMENTATION_SPECIFIC_DEFAULT", "KEEP_UNCHANGED", "REJECT_REQUEST", "UNESCAPE_AND_REDIRECT", "UNESCAPE_AND_FORWARD"}},
+		{"HeadersWithUnderscoresAction", n.HeadersWithUnderscoresAction, []string{"ALLOW", "REJECT_REQUEST", "DROP_HEADER"}},
+	} {
+		if each.value != "" && !slices.Contains(each.words, each.value) {
+			return refuse("no matching %s value found for %s, please specify one of [%s]", each.field, each.value, strings.Join(each.words, ", "))
+		}
 	}
 	return nil
 }

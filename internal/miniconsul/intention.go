@@ -18,7 +18,7 @@ const anyName = "*"
 // Consul's order.
 type serviceIntentions struct {
 	head
-	JWT     map[string]any    `json:",omitempty"`
+	JWT     *jwtRequirement   `json:",omitempty"`
 	Sources []intentionSource `json:",omitempty"`
 }
 
@@ -37,32 +37,6 @@ type intentionSource struct {
 	LegacyMeta    map[string]string `json:",omitempty"`
 }
 
-type permission struct {
-	Action string
-	HTTP   *httpPermission `json:",omitempty"`
-	JWT    map[string]any  `json:",omitempty"`
-}
-
-type httpPermission struct {
-	PathExact  string             `json:",omitempty"`
-	PathPrefix string             `json:",omitempty"`
-	PathRegex  string             `json:",omitempty"`
-	Header     []headerPermission `json:",omitempty"`
-	Methods    []string           `json:",omitempty"`
-}
-
-type headerPermission struct {
-	Name       string
-	Present    bool   `json:",omitempty"`
-	Exact      string `json:",omitempty"`
-	Prefix     string `json:",omitempty"`
-	Suffix     string `json:",omitempty"`
-	Contains   string `json:",omitempty"`
-	Regex      string `json:",omitempty"`
-	Invert     bool   `json:",omitempty"`
-	IgnoreCase bool   `json:",omitempty"`
-}
-
 // complete fills in what Consul fills in: precedence, type and order.
 func (e *serviceIntentions) complete() {
 	for i := range e.Sources {
@@ -70,6 +44,11 @@ func (e *serviceIntentions) complete() {
 		s.Precedence = precedence(s.Name, e.Name)
 		if s.Type == "" {
 			s.Type = "consul"
+		}
+		for _, p := range s.Permissions {
+			if p.HTTP != nil {
+				upper(p.HTTP.Methods)
+			}
 		}
 	}
 	slices.SortStableFunc(e.Sources, func(a, b intentionSource) int { return cmp.Compare(b.Precedence, a.Precedence) })
@@ -98,9 +77,6 @@ func (e *serviceIntentions) validate() error {
 	if len(e.Sources) > maxSources {
 		return refuse("Sources: %w: at most %d sources for one destination", errFull, maxSources)
 	}
-	if e.JWT != nil {
-		return errors.New("JWT: the embedded mesh has no JWT providers")
-	}
 	seen := make(map[string]bool)
 	for i, s := range e.Sources {
 		if err := s.validate(); err != nil {
@@ -108,6 +84,9 @@ func (e *serviceIntentions) validate() error {
 		}
 		if seen[s.Name] {
 			return refuse("Sources[%d] defines %q more than once", i, s.Name)
+		}
+		if e.Name == anyName && len(s.Permissions) > 0 {
+			return refuse("Sources[%d].Permissions cannot be specified on intentions with wildcarded destinations", i)
 		}
 		seen[s.Name] = true
 	}
@@ -131,11 +110,8 @@ func (s *intentionSource) validate() error {
 		return refuse("Action must be omitted if Permissions are specified")
 	}
 	for i, p := range s.Permissions {
-		if p.Action != "allow" && p.Action != "deny" {
-			return fmt.Errorf("Permissions[%d].Action must be set to 'allow' or 'deny'", i)
-		}
-		if p.JWT != nil {
-			return fmt.Errorf("Permissions[%d].JWT: the embedded mesh has no JWT providers", i)
+		if err := p.validate(); err != nil {
+			return refuse("Permissions[%d]%w", i, err)
 		}
 	}
 	return nil
@@ -161,6 +137,7 @@ type intentionView struct {
 	SourceType      string
 	Action          string            `json:",omitempty"`
 	Permissions     []permission      `json:",omitempty"`
+	JWT             *jwtRequirement   `json:",omitempty"`
 	Meta            map[string]string `json:",omitempty"`
 	Precedence      int
 	CreateIndex     uint64
@@ -173,7 +150,7 @@ func (e *serviceIntentions) views() []intentionView {
 		out = append(out, intentionView{
 			Description: s.Description, SourceNS: "default", SourceName: s.Name,
 			DestinationNS: "default", DestinationName: e.Name, SourceType: s.Type,
-			Action: s.Action, Permissions: s.Permissions, Meta: e.Meta, Precedence: s.Precedence,
+			Action: s.Action, Permissions: s.Permissions, JWT: e.JWT, Meta: e.Meta, Precedence: s.Precedence,
 			CreateIndex: e.CreateIndex, ModifyIndex: e.ModifyIndex,
 		})
 	}

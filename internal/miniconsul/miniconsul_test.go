@@ -168,13 +168,13 @@ func TestWhatTheServerDoesNotDoIsRefused(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t, miniconsul.Options{})
 	for _, c := range []struct{ path, body, says string }{
-		{"/v1/config", `{"Kind":"service-router","Name":"a"}`, "L4 chains only"},
-		{"/v1/config", `{"Kind":"service-splitter","Name":"a"}`, "L4 chains only"},
-		{"/v1/config", `{"Kind":"jwt-provider","Name":"a"}`, "does not have this kind"},
+		{"/v1/config", `{"Kind":"service-router","Name":"a","Routes":[{"Destination":{"Namespace":"n"}}]}`, "one namespace"},
+		{"/v1/config", `{"Kind":"service-splitter","Name":"a","Splits":[{"Weight":100,"Partition":"p"}]}`, "one namespace"},
+		{"/v1/config", `{"Kind":"service-splitter","Name":"a","Splits":[{"Weight":101,"Service":"b"},{"Weight":-1,"Service":"c"}]}`, "0 to 100"},
+		{"/v1/config", `{"Kind":"http-route","Name":"a"}`, "does not have this kind"},
 		{"/v1/config?cas=1", `{"Kind":"mesh"}`, "leave cas out"},
 		{"/v1/config", `{"Kind":"service-resolver","Name":"a","Redirect":{"Peer":"p"}}`, "no peers"},
 		{"/v1/config", `{"Kind":"service-resolver","Name":"a","Subsets":{"s":{"Filter":"Node.Meta.x == y"}}}`, "understands only"},
-		{"/v1/config", `{"Kind":"service-intentions","Name":"a","JWT":{"Providers":[]},"Sources":[{"Name":"b","Action":"allow"}]}`, "no JWT providers"},
 		{"/v1/config", `{"Kind":"service-intentions","Name":"a","Sources":[{"Name":"b","Action":"allow","Peer":"p"}]}`, "no peers"},
 		{"/v1/config", `{"Kind":"service-defaults","Name":"a","MutualTLSMode":"permissive"}`, "strict"},
 		{"/v1/config", `{"Kind":"mesh","kind":"mesh"}`, "twice"},

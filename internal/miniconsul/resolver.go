@@ -124,9 +124,45 @@ func (e *resolver) validate() error {
 	if e.ConnectTimeout < 0 || e.RequestTimeout < 0 {
 		return refuse("Bad ConnectTimeout or RequestTimeout: must be >= 0")
 	}
+	return e.LoadBalancer.validate()
+}
+
+func (lb *loadBalancer) validate() error {
 	policies := []string{"", "random", "round_robin", "least_request", "ring_hash", "maglev"}
-	if lb := e.LoadBalancer; lb != nil && !slices.Contains(policies, lb.Policy) {
+	switch {
+	case lb == nil:
+		return nil
+	case !slices.Contains(policies, lb.Policy):
 		return refuse("Bad LoadBalancer policy: %q is not supported", lb.Policy)
+	case lb.Policy != "ring_hash" && lb.RingHashConfig != nil:
+		return refuse("Bad LoadBalancer configuration. RingHashConfig specified for incompatible load balancing policy %q", lb.Policy)
+	case lb.Policy != "least_request" && lb.LeastRequestConfig != nil:
+		return refuse("Bad LoadBalancer configuration. LeastRequestConfig specified for incompatible load balancing policy %q", lb.Policy)
+	case !lb.hashes() && len(lb.HashPolicies) > 0:
+		return refuse("Bad LoadBalancer configuration: HashPolicies specified for non-hash-based Policy: %q", lb.Policy)
+	}
+	for i, h := range lb.HashPolicies {
+		if err := h.validate(); err != nil {
+			return refuse("Bad LoadBalancer HashPolicy[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func (h hashPolicy) validate() error {
+	switch {
+	case h.Field != "" && !slices.Contains([]string{"header", "cookie", "query_parameter"}, h.Field):
+		return refuse("%q is not a supported field", h.Field)
+	case h.SourceIP && h.Field != "":
+		return refuse("A single hash policy cannot hash both a source address and a %q", h.Field)
+	case h.Field != "" && h.FieldValue == "":
+		return refuse("Field %q was specified without a FieldValue", h.Field)
+	case h.FieldValue != "" && h.Field == "":
+		return refuse("FieldValue requires a Field to apply to")
+	case h.CookieConfig != nil && h.Field != "cookie":
+		return refuse("cookie_config provided for %q", h.Field)
+	case h.CookieConfig != nil && h.CookieConfig.Session && h.CookieConfig.TTL != 0:
+		return refuse("a session cookie cannot have an associated TTL")
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ const (
 	maxLeaves   = 1024
 	maxRoots    = 16
 	maxSources  = 1024 // of one service-intentions entry
+	maxRoutes   = 1024 // of one service-router or service-splitter entry
+	maxLegs     = 4096 // of one splitter, when those it leads to are part of it
 )
 
 // A topic is something that changes as a whole: each has the index of its last
