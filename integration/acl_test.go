@@ -75,14 +75,7 @@ func TestServiceIdentityTokensSuffice(t *testing.T) {
 		t.Error("a call went through although ACLs deny by default")
 	}
 	intend(t, consul, "allow", "web", "api")
-	until(t, "the call goes through", func() error {
-		c, err := dial(port)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		return c.ping()
-	})
+	until(t, "the call goes through", func() error { return pingOnce(port) })
 	for _, o := range []*outrider{web, api} {
 		for name, secret := range secrets {
 			if strings.Contains(o.log.String(), secret) {

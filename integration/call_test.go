@@ -5,7 +5,9 @@ package integration
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 	"testing"
@@ -53,14 +55,7 @@ func TestCallIsAllowed(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, realserver.HCL(defaultDeny))
 	intend(t, m.consul, "allow", "web", "api")
-	until(t, "the intention is in force", func() error {
-		c, err := dial(m.port)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		return c.ping()
-	})
+	until(t, "the intention is in force", func() error { return pingOnce(m.port) })
 }
 
 func TestCallIsDeniedByDefaultAndByName(t *testing.T) {
@@ -87,24 +82,72 @@ func TestCallIsDeniedByDefaultAndByName(t *testing.T) {
 	denied("web → api")
 }
 
+// An intention is in force within a second of Consul's answer to whoever changed
+// it. A machine that stalls all of this for a moment breaks no promise, so one
+// round of three has to keep it; the other connection may never be touched.
 func TestIntentionChangeCutsTheDeniedConnectionWithinASecondAndNoOther(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t)
 	shopPort := freePort(t)
 	shop := start(t, m.consul, service{name: "shop", upstream: "api", port: shopPort}.stanza(t))
 	shop.usableEndpoints(t, 1)
-	denied, allowed := mustDial(t, m.port), mustDial(t, shopPort)
-	began := time.Now()
-	intend(t, m.consul, "deny", "web", "api")
-	denied.closedWithin(t, time.Second)
-	t.Logf("cut %v after the start of the command that changed the intention", time.Since(began))
-	for range 20 {
-		if err := allowed.ping(); err != nil {
-			t.Fatalf("the allowed connection: %v", err)
+	allowed := mustDial(t, shopPort)
+	rounds := int64(0)
+	for took := patience; took > time.Second; {
+		if rounds++; rounds > 3 {
+			t.Fatal("a denied connection was never cut within a second")
+		}
+		intendOverHTTP(t, m.consul, "allow", "web", "api")
+		until(t, "calls are allowed", func() error { return pingOnce(m.port) })
+		before := m.api.refused(t, connect.IntentionDenied)
+		denied := mustDial(t, m.port)
+		intendOverHTTP(t, m.consul, "deny", "web", "api")
+		took = denied.closedWithin(t, patience)
+		t.Logf("cut %v after Consul answered the change of the intention", took)
+		if n := m.api.refused(t, connect.IntentionDenied) - before; n != 1 {
+			t.Errorf("%d connections were cut", n)
+		}
+		for range 20 {
+			if err := allowed.ping(); err != nil {
+				t.Fatalf("the allowed connection: %v", err)
+			}
 		}
 	}
-	if n := m.api.refused(t, connect.IntentionDenied); n != 1 {
-		t.Errorf("%d connections were cut", n)
+}
+
+// pingOnce makes one call.
+func pingOnce(port int) error {
+	c, err := dial(port)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return c.ping()
+}
+
+// intendOverHTTP is intend without a command around it: it returns when Consul
+// has answered.
+func intendOverHTTP(t *testing.T, consul *realserver.Consul, action, src, dst string) {
+	t.Helper()
+	put(t, consul, "/v1/connect/intentions/exact?source="+src+"&destination="+dst, fmt.Sprintf(`{"Action":%q}`, action))
+}
+
+// put sends JSON to Consul's API.
+func put(t *testing.T, consul *realserver.Consul, path, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+consul.Addr+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	answer, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("PUT %s: %s: %s %v: sent %.2000s", path, answer.Status, text, err, body)
 	}
 }
 

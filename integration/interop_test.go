@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -20,17 +21,22 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// register registers a service for Consul's builtin proxy, which binds the
-// address and port of the registration.
-func register(t *testing.T, consul *realserver.Consul, name string, appPort int, upstreams string) {
+// register registers a service for Consul's builtin proxy or Envoy, which bind
+// the address and port of the registration. It returns that port.
+func register(t *testing.T, consul *realserver.Consul, name string, appPort int, upstreams ...listen) int {
 	t.Helper()
 	inbound := freePort(t)
+	list := make([]string, len(upstreams))
+	for i, u := range upstreams {
+		list[i] = fmt.Sprintf(`{"destination_name":%q,"local_bind_port":%d}`, u.upstream, u.port)
+	}
 	path := t.TempDir() + "/service.json"
 	writeFile(t, path, fmt.Sprintf(`{"service":{"name":%q,"address":"127.0.0.1","port":%d,
 		"connect":{"sidecar_service":{"address":"127.0.0.1","port":%d,
 		"checks":[{"name":"listens","tcp":"127.0.0.1:%d","interval":"500ms"}],
-		"proxy":{"upstreams":[%s]}}}}}`, name, appPort, inbound, inbound, upstreams))
+		"proxy":{"upstreams":[%s]}}}}}`, name, appPort, inbound, inbound, strings.Join(list, ",")))
 	consul.Command(t, "services", "register", path)
+	return inbound
 }
 
 func TestConsulsBuiltinProxyCallsOutrider(t *testing.T) {
@@ -38,16 +44,9 @@ func TestConsulsBuiltinProxyCallsOutrider(t *testing.T) {
 	consul := realserver.StartConsul(t)
 	api := start(t, consul, service{name: "api", app: app(t, "api")}.stanza(t))
 	port := freePort(t)
-	register(t, consul, "web", 1, fmt.Sprintf(`{"destination_name":"api","local_bind_port":%d}`, port))
+	register(t, consul, "web", 1, listen{"api", port})
 	consul.ConnectProxy(t, "web")
-	call := func() error {
-		c, err := dial(port)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		return c.ping()
-	}
+	call := func() error { return pingOnce(port) }
 	until(t, "the call goes through", call)
 	open := mustDial(t, port)
 	intend(t, consul, "deny", "web", "api")
@@ -63,7 +62,7 @@ func TestConsulsBuiltinProxyCallsOutrider(t *testing.T) {
 func TestOutriderCallsConsulsBuiltinProxy(t *testing.T) {
 	t.Parallel()
 	consul := realserver.StartConsul(t)
-	register(t, consul, "api", app(t, "api").(*net.TCPAddr).Port, "")
+	register(t, consul, "api", app(t, "api").(*net.TCPAddr).Port)
 	consul.ConnectProxy(t, "api")
 	port := freePort(t)
 	web := start(t, consul, service{name: "web", upstream: "api", port: port}.stanza(t))

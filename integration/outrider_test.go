@@ -5,6 +5,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,13 +26,20 @@ import (
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
-// patience bounds each wait for something that other processes bring about.
-const patience = 30 * time.Second
+// patience bounds each wait for something that other processes bring about. It
+// only ever runs out when a test fails, so it is for the slowest of machines.
+const patience = time.Minute
 
 // until polls a condition; err says what is still wrong.
 func until(t *testing.T, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(patience)
+	untilWithin(t, patience, what, ask)
+}
+
+// untilWithin is until for what takes its time by design.
+func untilWithin(t *testing.T, limit time.Duration, what string, ask func() error) {
+	t.Helper()
+	deadline := time.After(limit)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -41,7 +49,7 @@ func until(t *testing.T, what string, ask func() error) {
 		}
 		select {
 		case <-deadline:
-			t.Fatalf("not within %v: %s: %v", patience, what, err)
+			t.Fatalf("not within %v: %s: %v", limit, what, err)
 		case <-tick.C:
 		}
 	}
@@ -49,10 +57,11 @@ func until(t *testing.T, what string, ask func() error) {
 
 // outrider is one running process.
 type outrider struct {
-	cmd   *exec.Cmd
-	admin string // path of the admin socket
-	log   *lockedBuffer
-	done  chan struct{}
+	program string // another than binary, unless empty
+	cmd     *exec.Cmd
+	admin   string // path of the admin socket
+	log     *lockedBuffer
+	done    chan struct{}
 }
 
 type lockedBuffer struct {
@@ -98,7 +107,7 @@ func (o *outrider) run(t *testing.T, consul *realserver.Consul, args ...string) 
 func (o *outrider) runWith(t *testing.T, env []string, args ...string) {
 	t.Helper()
 	o.log, o.done = &lockedBuffer{}, make(chan struct{})
-	o.cmd = exec.Command(binary, args...)
+	o.cmd = exec.Command(cmp.Or(o.program, binary), args...)
 	o.cmd.Env = env
 	o.cmd.Stdout, o.cmd.Stderr = o.log, o.log
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -110,21 +119,34 @@ func (o *outrider) runWith(t *testing.T, env []string, args ...string) {
 		close(o.done)
 	}()
 	t.Cleanup(func() {
-		_ = o.cmd.Process.Signal(syscall.SIGTERM)
-		_ = o.cmd.Process.Signal(syscall.SIGTERM) // at once: nobody waits for a drain
-		select {
-		case <-o.done:
-		case <-time.After(patience):
-			_ = o.cmd.Process.Kill()
-			<-o.done
-			t.Error("outrider did not end on a second SIGTERM")
-		}
+		o.end(t)
 		if text := o.log.String(); t.Failed() {
 			t.Logf("log of outrider:\n%s", text)
 		} else if strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic") {
 			t.Errorf("outrider raced or panicked:\n%s", text)
 		}
 	})
+}
+
+// end sends SIGTERM until the process has ended: a second one ends it at once,
+// but two in a row are one to a process that did not run in between.
+func (o *outrider) end(t *testing.T) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(patience); ; {
+		_ = o.cmd.Process.Signal(syscall.SIGTERM) // fails only when it has ended
+		select {
+		case <-o.done:
+			return
+		case <-deadline:
+			_ = o.cmd.Process.Kill()
+			<-o.done
+			t.Error("outrider did not end on a second SIGTERM")
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 func (o *outrider) waitReady(t *testing.T) {
@@ -145,7 +167,7 @@ func (o *outrider) ask(path string) ([]byte, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", o.admin)
 	}}
-	res, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Get("http://outrider" + path)
+	res, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://outrider" + path)
 	if err != nil {
 		return nil, err
 	}
@@ -200,6 +222,18 @@ type service struct {
 	app      net.Addr // where the application listens; nil for none
 	upstream string   // a service to call, "" for none
 	port     int      // of that upstream's listener
+	more     []listen // more upstreams
+	inbound  int      // port of the inbound listener; 0 for any
+
+	block  string            // more of the service block
+	proxy  string            // more of the proxy block
+	config map[string]string // of upstreams, by name: what is in their config block
+}
+
+// listen is an upstream and the port of its local listener.
+type listen struct {
+	upstream string
+	port     int
 }
 
 // stanza is the service in our configuration language, with quick checks.
@@ -209,10 +243,21 @@ func (s service) stanza(t *testing.T) string {
 	if s.app != nil {
 		appPort = s.app.(*net.TCPAddr).Port
 	}
-	inbound := freePort(t)
-	upstreams := ""
+	inbound := s.inbound
+	if inbound == 0 {
+		inbound = freePort(t)
+	}
+	all := s.more
 	if s.upstream != "" {
-		upstreams = fmt.Sprintf("proxy {\n upstreams {\n  destination_name = %q\n  local_bind_port = %d\n }\n}", s.upstream, s.port)
+		all = append([]listen{{s.upstream, s.port}}, all...)
+	}
+	var upstreams strings.Builder
+	for _, u := range all {
+		config := ""
+		if c := s.config[u.upstream]; c != "" {
+			config = "        config {\n" + c + "\n        }\n"
+		}
+		fmt.Fprintf(&upstreams, "      upstreams {\n        destination_name = %q\n        local_bind_port  = %d\n%s      }\n", u.upstream, u.port, config)
 	}
 	id := s.id
 	if id == "" {
@@ -224,6 +269,7 @@ service {
   name    = %q
   address = "127.0.0.1"
   port    = %d
+%s
   connect {
     sidecar_service {
       port = %d
@@ -232,11 +278,13 @@ service {
         tcp      = "127.0.0.1:%d"
         interval = "500ms"
       }
-      %s
+      proxy {
+%s%s
+      }
     }
   }
 }
-`, id, s.name, appPort, inbound, inbound, upstreams)
+`, id, s.name, appPort, s.block, inbound, inbound, upstreams.String(), s.proxy)
 }
 
 func freePort(t *testing.T) int {
