@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/wire"
 )
 
 // conn is one connection through the proxy: the accepted socket and, once
@@ -22,7 +23,8 @@ type conn struct {
 	cancel   context.CancelFunc
 	http     atomic.Bool // requests are told apart, and judged one by one
 	requests requests
-	vouched  string // of an inbound connection of HTTP: see vouched
+	server   *wire.Server // of HTTP
+	vouched  string       // of an inbound connection of HTTP: see vouched
 
 	mu      sync.Mutex
 	sockets []net.Conn

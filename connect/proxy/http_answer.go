@@ -81,7 +81,7 @@ func (x *exchange) reply(a answer) {
 	if x.sent {
 		panic(http.ErrAbortHandler)
 	}
-	x.sent = true
+	x.begin()
 	h := x.w.Header()
 	h.Set(reasonHeader, string(a.reason))
 	if a.reason == connect.LimitExceeded && a.status == http.StatusServiceUnavailable {

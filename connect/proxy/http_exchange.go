@@ -102,7 +102,7 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exc
 	if !ok {
 		panic(http.ErrAbortHandler)
 	}
-	x := &exchange{p: p, c: c, w: w, r: r, began: time.Now(), grpc: isGRPC(r)}
+	x := &exchange{p: p, c: c, w: w, r: r, began: time.Now(), grpc: r.ProtoMajor >= 2 && isGRPC(r)}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	if !c.requests.add(x) {
 		panic(http.ErrAbortHandler)

@@ -203,7 +203,7 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 	if x.sent {
 		panic(http.ErrAbortHandler)
 	}
-	x.sent = true
+	x.begin()
 	copyInto(x.w.Header(), h)
 	for name := range resp.Trailer {
 		x.w.Header().Add("Trailer", name)
@@ -214,6 +214,14 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 	}
 	x.trailers(resp)
 	return nil
+}
+
+// begin says that the response's header goes out now.
+func (x *exchange) begin() {
+	x.sent = true
+	if x.c.server.Draining() {
+		x.w.Header()["Connection"] = []string{"close"}
+	}
 }
 
 // trailers sends on what came after the body; names that were not announced

@@ -83,7 +83,7 @@ func (x *exchange) normal(s *httpService, head *connect.Head) bool {
 	case 0:
 		return true
 	case http.StatusTemporaryRedirect:
-		x.sent = true
+		x.begin()
 		x.w.Header().Set("Location", outcome.Location)
 		x.w.WriteHeader(outcome.Status)
 	default:

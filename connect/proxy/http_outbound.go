@@ -72,7 +72,7 @@ func (x *exchange) acceptable(head *connect.Head, u *httpUpstream) (answer, bool
 		return invalid(http.StatusMethodNotAllowed, "CONNECT is not served"), true
 	case u.h2 && upgradeOf(x.r.Header) != "":
 		return invalid(http.StatusNotImplemented, "this upstream is spoken to in HTTP/2, which cannot upgrade: set its service's protocol to http"), true
-	case x.grpc && x.r.ProtoMajor < 2:
+	case x.r.ProtoMajor < 2 && isGRPC(x.r):
 		return invalid(http.StatusHTTPVersionNotSupported, "gRPC needs HTTP/2"), true
 	case x.grpc && !u.h2:
 		return invalid(http.StatusNotImplemented, "gRPC needs an upstream whose service has protocol grpc or http2"), true

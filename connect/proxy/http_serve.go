@@ -120,7 +120,8 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 // its requests have ended.
 func (p *Proxy) hand(c *conn, over net.Conn, kind serverKind) {
 	c.http.Store(true)
-	p.servers.get(kind).Serve(over, c)
+	c.server = p.servers.get(kind)
+	c.server.Serve(over, c)
 	c.cancel()
 	c.requests.end()
 }
@@ -177,7 +178,7 @@ func (p *Proxy) part(ctx context.Context, servers []*wire.Server) {
 		return
 	}
 	for _, s := range servers {
-		s.Draining()
+		s.Drain()
 	}
 	if p.conns.any() && !wait(ctx.Done(), parting) {
 		return

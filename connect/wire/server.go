@@ -61,7 +61,7 @@ func NewServer(o Options) *Server {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
-		Handler:           s.parting(o.Handler),
+		Handler:           o.Handler,
 		MaxHeaderBytes:    max(o.MaxHeader-minHeaderSettled, 1), // net/http adds as much
 		ReadHeaderTimeout: o.HeaderTimeout,
 		IdleTimeout:       o.Idle,
@@ -79,17 +79,6 @@ func NewServer(o Options) *Server {
 		DisableGeneralOptionsHandler: true,
 	}
 	return s
-}
-
-// parting tells clients to come back on another connection while the server
-// drains: Connection: close, which HTTP/2 turns into GOAWAY.
-func (s *Server) parting(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.draining.Load() {
-			w.Header().Set("Connection", "close")
-		}
-		h.ServeHTTP(w, r)
-	})
 }
 
 // Run accepts what is handed over until Close. Connections may go on after it.
@@ -112,14 +101,19 @@ func (s *Server) Serve(conn net.Conn, about any) {
 	}
 }
 
-// Draining makes every further response end its connection.
-func (s *Server) Draining() { s.draining.Store(true) }
+// Drain begins the end: from now on [Server.Draining] is true.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Draining reports whether responses should tell their clients to come back on
+// another connection: with Connection: close, which HTTP/2 turns into GOAWAY.
+// Handlers set it, because only they know when the header goes out.
+func (s *Server) Draining() bool { return s.draining.Load() }
 
 // Shutdown ends connections that are idle at once, others as they become so.
-// Call Draining some time before: a request that crosses the end of an idle
+// Call Drain some time before: a request that crosses the end of an idle
 // connection fails.
 func (s *Server) Shutdown(ctx context.Context) {
-	s.Draining()
+	s.Drain()
 	s.stop()
 	now, cancel := context.WithCancel(ctx)
 	cancel() // net/http would wait for the others; whoever drains does that
