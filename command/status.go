@@ -164,7 +164,11 @@ func (p printer) leaf(s agent.SidecarStatus) {
 
 func (p printer) inbound(s agent.SidecarStatus) {
 	in := s.Proxy.Inbound
-	p.line(1, "inbound     %s, %d open of %d, %d so far%s", cmp.Or(in.Address, "no listener"), in.Active, in.Limit, in.Connections, optional(": ", in.Problem))
+	requests := ""
+	if in.Requests > 0 {
+		requests = fmt.Sprintf(", %d requests", in.Requests)
+	}
+	p.line(1, "inbound     %s, %d open of %d, %d so far%s%s", cmp.Or(in.Address, "no listener"), in.Active, in.Limit, in.Connections, requests, optional(": ", in.Problem))
 	if len(s.Proxy.Refused) > 0 {
 		var parts []string
 		for _, reason := range slices.Sorted(maps.Keys(s.Proxy.Refused)) {
@@ -174,6 +178,12 @@ func (p printer) inbound(s agent.SidecarStatus) {
 		for _, r := range s.Proxy.Recent[max(0, len(s.Proxy.Recent)-3):] {
 			p.line(1, "            %s ago: %s: %s", p.span(r.Time), r.Reason, r.Text)
 		}
+	}
+	for n, problem := range s.Proxy.Problems {
+		p.line(1, "%-11s %s", heading(n, "not in force"), problem)
+	}
+	for n, j := range s.JWTProviders {
+		p.line(1, "%-11s %s of %s%s", heading(n, "tokens"), j.Name, cmp.Or(j.Issuer, "any issuer"), optional(": nobody is let in by it: ", j.Problem))
 	}
 	for n, i := range s.Intentions {
 		p.line(1, "%-11s %s → %s  %s  (precedence %d)", heading(n, "intentions"), i.Source, i.Target, i.Action, i.Precedence)

@@ -205,6 +205,9 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 	}
 	x.begin()
 	copyInto(x.w.Header(), h)
+	if h["Content-Type"] == nil {
+		x.w.Header()["Content-Type"] = nil // keeps net/http from guessing one
+	}
 	for name := range resp.Trailer {
 		x.w.Header().Add("Trailer", name)
 	}

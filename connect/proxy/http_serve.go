@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -144,7 +145,8 @@ func (p *Proxy) serveInboundHTTP(c *conn) {
 		state := peer.ConnectionState()
 		var id connect.Identity
 		if id, err = mtls.Peer(state); err == nil {
-			c.vouched = vouched(state.PeerCertificates)
+			// One caller has many connections, and the text is thousands of bytes.
+			c.vouched = unique.Make(vouched(state.PeerCertificates)).Value()
 			c.peer.Store(&id)
 			p.hand(c, peer, serverInbound)
 			return

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,6 +89,37 @@ func TestTrailersComeThrough(t *testing.T) {
 		got := send(t, r.client(t), req)
 		if got.body != "42" || got.trailer.Get("X-Announced") != "a" || got.trailer.Get("X-Late") != "b" {
 			t.Errorf("%s: body %q, trailers %v", protocol, got.body, got.trailer)
+		}
+	}
+}
+
+// Whatever the application leaves out stays out, and the proxy names neither
+// itself nor its library.
+func TestNothingIsAddedOnTheWay(t *testing.T) {
+	for _, protocol := range protocols() {
+		r := newHTTPPair(t, protocol, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Content-Type"] = nil
+			var names []string
+			for name := range r.Header {
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			w.Header().Set("Seen", strings.Join(names, " "))
+			_, _ = io.WriteString(w, "<html>")
+		}))
+		req := newRequest(t, http.MethodGet, r.url(t, "/"), nil)
+		req.Header["User-Agent"] = nil
+		req.Header.Set("Accept-Encoding", "identity")
+		got := send(t, r.client(t), req)
+		if kind := got.header["Content-Type"]; kind != nil {
+			t.Errorf("%s: content type %q was guessed", protocol, kind)
+		}
+		want := "Accept-Encoding X-Forwarded-Client-Cert"
+		if protocol == connect.GRPC {
+			want = "Accept-Encoding"
+		}
+		if seen := got.header.Get("Seen"); seen != want {
+			t.Errorf("%s: the application saw the fields %s", protocol, seen)
 		}
 	}
 }
