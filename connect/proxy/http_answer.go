@@ -144,6 +144,8 @@ func (x *exchange) ended(cause error) {
 		x.refuse(tooLate())
 	case errors.Is(cause, errIdleTimeout):
 		x.refuse(tooQuiet())
+	case errors.Is(cause, errBadBody) && x.r.Context().Err() == nil && !x.sent:
+		x.refuse(invalid(http.StatusBadRequest, http.StatusText(http.StatusBadRequest)), "error", cause)
 	default:
 		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to answer
 	}

@@ -46,6 +46,7 @@ var (
 	errRequestTimeout = errors.New("the request's time is up")
 	errIdleTimeout    = errors.New("nothing was sent either way for too long")
 	errDenied         = errors.New("an intention was withdrawn")
+	errBadBody        = errors.New("the request's body cannot be read to its end")
 )
 
 // requests are the exchanges of one connection.

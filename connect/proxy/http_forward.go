@@ -151,9 +151,13 @@ func (r *replay) Read(p []byte) (int, error) {
 		u.end = err
 		u.ended.Store(true)
 	}
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		u.whole.Store(!u.lost)
 		u.x.timers.whole()
+	case err != nil:
+		// Not the endpoint's fault: the caller has gone, or sends what is no body.
+		u.x.cancel(errBadBody)
 	}
 	return n, err
 }

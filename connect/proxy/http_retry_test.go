@@ -269,3 +269,38 @@ func TestDeadlinesArePassedOnAndHeeded(t *testing.T) {
 		t.Errorf("%d", got.status)
 	}
 }
+
+// A caller that goes away, or sends garbage, must not cost an endpoint its place.
+func TestEndpointIsNotBlamedForTheCaller(t *testing.T) {
+	r := newHTTPPair(t, connect.HTTP, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	addr := r.web.Outbound(t.Context(), "api")
+	got := raw(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 400") {
+		t.Errorf("a malformed chunk: %q", got)
+	}
+	for range 5 {
+		c := dial(t, addr)
+		_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+		_ = c.Close()
+	}
+	until(t, "the requests have ended", func() bool { return r.web.Status(t.Context()).Upstreams[0].Active == 0 })
+	e := r.web.Status(t.Context()).Upstreams[0].Targets[0].Endpoints[0]
+	if e.LastFailure != "" || e.NotUsed != "" || e.Active != 0 {
+		t.Errorf("the endpoint is blamed: %+v", e)
+	}
+}
+
+func TestGRPCStatusInTrailersCountsAgainstTheEndpoint(t *testing.T) {
+	r := newHTTPPair(t, connect.GRPC, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		_, _ = io.WriteString(w, "message")
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "14")
+	}))
+	got := send(t, r.client(t), newRequest(t, http.MethodPost, r.url(t, "/s/m"), strings.NewReader("x"), "Content-Type", "application/grpc", "Te", "trailers"))
+	if got.trailer.Get("Grpc-Status") != "14" || got.body != "message" {
+		t.Errorf("%+v", got)
+	}
+	until(t, "the endpoint is blamed", func() bool {
+		return strings.Contains(r.web.Status(t.Context()).Upstreams[0].Targets[0].Endpoints[0].LastFailure, "gRPC status 14")
+	})
+}

@@ -43,6 +43,16 @@ func (k *picker) next(now time.Time) (*leg, *balance.Entry) {
 	return nil, nil
 }
 
+// untried reports whether there is an endpoint that has not been tried.
+func (k *picker) untried(now time.Time) bool {
+	for i := range k.d.legs {
+		if k.pick(&k.d.legs[i], now, k.tried) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 func (k *picker) pick(l *leg, now time.Time, tried []*balance.Entry) *balance.Entry {
 	if k.hashed {
 		return l.group.PickHashed(now, k.hash, tried)
@@ -57,6 +67,7 @@ type try struct {
 	resp   *http.Response
 	failed *failure
 	kind   wire.Kind // of failed
+	took   time.Duration
 	end    func()    // gives back what the attempt holds; to be called once
 }
 
@@ -76,27 +87,29 @@ func (x *exchange) try(u *upstream, choice *route.Choice, pick *picker, edit fun
 			x.ended(context.Cause(x.ctx))
 			return
 		}
-		again, unsent := t.again(choice)
-		again = again && (retries < choice.Retry.Attempts() || unsent && retries < maxAttempts-1) && x.deliver.body.replayable()
-		if again && !held {
+		asked, unsent := t.again(choice)
+		again := asked && retries < choice.Retry.Attempts()
+		elsewhere := unsent && retries < maxAttempts-1 && pick.untried(time.Now())
+		if (again || elsewhere) && !held && x.deliver.body.replayable() {
 			held = u.http.budget.TryRetry()
 		}
-		if !again || !held {
+		if (!again && !elsewhere) || !held || !x.deliver.body.replayable() {
 			x.conclude(u, t, edit)
 			return
 		}
 		x.p.counts.retries.Add(1)
 		t.drop()
-		if !x.pause(choice.Retry.Backoff(retries+1, rand.Float64()), unsent) {
+		if !elsewhere && !wait(x.ctx.Done(), choice.Retry.Backoff(retries+1, rand.Float64())) {
 			x.ended(context.Cause(x.ctx))
 			return
 		}
 	}
 }
 
-// again reports whether an attempt is worth another. unsent means that nobody
-// has seen the request, so that trying elsewhere is safe whatever the route says.
-func (t *try) again(choice *route.Choice) (again, unsent bool) {
+// again reports whether the route asks for another attempt after this one.
+// unsent means that nobody has seen the request, so that trying elsewhere is safe
+// whatever the route says.
+func (t *try) again(choice *route.Choice) (asked, unsent bool) {
 	if t.failed == nil {
 		h := connect.Header(t.resp.Header)
 		code, _ := h.Lookup("Grpc-Status")
@@ -104,7 +117,7 @@ func (t *try) again(choice *route.Choice) (again, unsent bool) {
 	}
 	switch t.kind {
 	case wire.DialFailed:
-		return t.entry != nil, true
+		return t.entry != nil && choice.Retry.OnFailure(route.ConnectFailure), t.entry != nil
 	case wire.Refused:
 		return choice.Retry.OnFailure(route.RefusedStream), false
 	case wire.Reset:
@@ -118,14 +131,6 @@ func (t *try) drop() {
 		_ = t.resp.Body.Close()
 	}
 	t.end()
-}
-
-// pause waits before another try; a try that nobody has seen needs none.
-func (x *exchange) pause(d time.Duration, unsent bool) bool {
-	if unsent {
-		return x.ctx.Err() == nil
-	}
-	return wait(x.ctx.Done(), d)
 }
 
 // attempt sends the request to one endpoint.
@@ -150,9 +155,17 @@ func (x *exchange) attempt(u *upstream, pick *picker) *try {
 	if err != nil {
 		t.kind, t.failed = wireKind(err), failureOf(err)
 	}
-	t.resp = resp
-	x.observe(u, t, now)
+	t.resp, t.took = resp, time.Since(now)
+	if !x.statusFollows(t) {
+		x.observe(u, t)
+	}
 	return t
+}
+
+// statusFollows reports whether a gRPC response tells how it went only in its
+// trailers.
+func (x *exchange) statusFollows(t *try) bool {
+	return t.failed == nil && x.grpc && t.resp.StatusCode == http.StatusOK && t.resp.Header["Grpc-Status"] == nil
 }
 
 // failureOf gives the error of a round trip its reason.
@@ -168,12 +181,13 @@ func failureOf(err error) *failure {
 
 // observe tells the balancer how the endpoint did. What ended because the
 // caller went away, or because of a limit of ours, says nothing about it.
-func (x *exchange) observe(u *upstream, t *try, began time.Time) {
-	now := time.Now()
+func (x *exchange) observe(u *upstream, t *try) {
 	outcome, cause := balance.Success, ""
 	switch {
 	case t.failed == nil:
-		if t.resp.StatusCode >= 500 || grpcFailed(t.resp.Header.Get("Grpc-Status")) {
+		if code := grpcCode(t.resp); grpcFailed(code) {
+			outcome, cause = balance.ServerError, "answered gRPC status "+code
+		} else if t.resp.StatusCode >= 500 {
 			outcome, cause = balance.ServerError, fmt.Sprintf("answered %d", t.resp.StatusCode)
 		}
 	case t.kind == wire.Overflowed:
@@ -187,9 +201,17 @@ func (x *exchange) observe(u *upstream, t *try, began time.Time) {
 	if cause != "" {
 		t.entry.State.Blame(cause)
 	}
-	for _, e := range t.leg.group.Observe(t.entry, now, now.Sub(began), outcome) {
+	for _, e := range t.leg.group.Observe(t.entry, time.Now(), t.took, outcome) {
 		x.p.ejected(u, t.leg, e)
 	}
+}
+
+// grpcCode is the status of a gRPC response, "" when it has none (yet).
+func grpcCode(resp *http.Response) string {
+	if code := resp.Header.Get("Grpc-Status"); code != "" {
+		return code
+	}
+	return resp.Trailer.Get("Grpc-Status")
 }
 
 // grpcFailed reports whether a grpc-status speaks of a server that is not well:
@@ -214,8 +236,12 @@ func (x *exchange) conclude(u *upstream, t *try, edit func(http.Header)) {
 		x.switchProtocols(t.resp, edit)
 		return
 	}
+	later := x.statusFollows(t)
 	if err := x.respond(t.resp, edit); err != nil {
 		x.broken(u, t, err)
+	}
+	if later {
+		x.observe(u, t)
 	}
 }
 
