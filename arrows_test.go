@@ -78,7 +78,8 @@ func arrows() map[string]rule {
 				"connect", "connect/policy", "connect/request", "connect/route", "connect/balance", "connect/mtls",
 				"connect/relay", "connect/retry", "connect/limit", "connect/wire",
 			},
-			libs: []string{hclog, xrate},
+			libs:    []string{hclog, xrate},
+			inTests: []string{http2Lib},
 		},
 
 		"agent": {
@@ -107,6 +108,7 @@ func arrows() map[string]rule {
 		"integration": {
 			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib},
 		},
+		"integration/bench": {inTests: []string{grpcLib, http2Lib}},
 	}
 }
 

@@ -23,7 +23,7 @@ var (
 	link        = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	span        = regexp.MustCompile("`([^`\n]+)`")
 	fence       = regexp.MustCompile("(?ms)^```.*?^```$")
-	packageName = regexp.MustCompile("`((?:agent|command|connect|dev|hcl|internal|jobs|version)(?:/[a-z]+)?)`")
+	packageName = regexp.MustCompile("`((?:agent|command|connect|dev|hcl|integration|internal|jobs|version)(?:/[a-z]+)?)`")
 )
 
 // texts returns the paths of all Markdown files of the tree.

@@ -21,6 +21,27 @@ type snapshotDump struct {
 	Upstreams     []connect.Upstream
 	Chains        map[connect.UpstreamID]*connect.Chain
 	Endpoints     map[connect.TargetID][]connect.Endpoint
+	Gateways      map[string][]connect.Endpoint `json:",omitempty"` // by datacenter
+	Peers         map[string]peerDump           `json:",omitempty"`
+}
+
+// peerDump is a peer for reading.
+type peerDump struct {
+	TrustDomain string
+	Partition   string
+	Roots       []RootStatus
+	Problem     string `json:",omitempty"`
+}
+
+func dumpPeer(p connect.Peer) peerDump {
+	d := peerDump{Partition: p.Partition, Problem: p.Problem}
+	if p.Bundle != nil {
+		d.TrustDomain = p.Bundle.TrustDomain
+		for _, root := range p.Bundle.Roots {
+			d.Roots = append(d.Roots, rootStatus(root))
+		}
+	}
+	return d
 }
 
 // dump returns nil for nil.
@@ -31,6 +52,13 @@ func dump(s *connect.Snapshot) *snapshotDump {
 	d := &snapshotDump{
 		Version: s.Version, Service: s.Service, Leaf: leafStatus(s.Leaf), TrustDomain: s.Bundle.TrustDomain, Mesh: s.Mesh,
 		DefaultAction: s.DefaultAction, Intentions: s.Intentions, JWTProviders: s.JWTProviders, Upstreams: s.Upstreams, Chains: s.Chains, Endpoints: s.Endpoints,
+		Gateways: s.Gateways,
+	}
+	for name, p := range s.Peers {
+		if d.Peers == nil {
+			d.Peers = make(map[string]peerDump, len(s.Peers))
+		}
+		d.Peers[name] = dumpPeer(p)
 	}
 	for _, root := range s.Bundle.Roots {
 		d.Roots = append(d.Roots, rootStatus(root))

@@ -53,7 +53,9 @@ type session struct {
 
 	// Owned by want.
 	chains    map[consul.ChainKey]*feed[connect.UpstreamID, *connect.Chain]
-	endpoints map[consul.EndpointsKey]*feed[connect.TargetID, []connect.Endpoint]
+	endpoints map[consul.EndpointsKey]*feed[connect.TargetID, connect.Instances]
+	gateways  map[consul.GatewaysKey]*feed[string, []connect.Endpoint]
+	peers     map[consul.PeerKey]*feed[string, connect.Peer]
 
 	defaultFrom atomic.Pointer[string]
 
@@ -166,6 +168,8 @@ func (s *session) unsubscribe() {
 	w.Mesh.Reconcile(s.owner, nil)
 	w.Chains.Reconcile(s.owner, nil)
 	w.Endpoints.Reconcile(s.owner, nil)
+	w.Gateways.Reconcile(s.owner, nil)
+	w.Peers.Reconcile(s.owner, nil)
 	s.needHTTP(func() { s.speaksHTTP, s.rules = false, nil })
 }
 
@@ -225,28 +229,6 @@ func (s *session) setBundle(b *connect.TrustBundle) {
 	if source := s.leaf.Load(); source != nil {
 		(*source).SetBundle(b)
 	}
-}
-
-// want watches the chains of upstreams and the endpoints of their targets. It
-// runs in the assembler's goroutine.
-func (s *session) want(upstreams []connect.Upstream, targets []connect.Target) {
-	<-s.registered // closed: the assembler has upstreams from the registration only
-	byChain := make(map[consul.ChainKey][]connect.UpstreamID)
-	for _, u := range upstreams {
-		if u.Problem == "" {
-			key := consul.UpstreamChainKey(u, s.service)
-			byChain[key] = append(byChain[key], u.ID)
-		}
-	}
-	byKey := make(map[consul.EndpointsKey][]connect.TargetID)
-	for _, t := range targets {
-		key := consul.TargetEndpointsKey(t, s.service)
-		byKey[key] = append(byKey[key], t.ID)
-	}
-	s.chains = feeds(s.chains, byChain, s.assembler.SetChain)
-	s.endpoints = feeds(s.endpoints, byKey, s.assembler.SetEndpoints)
-	s.agent.watches.Chains.Reconcile(s.owner, sinks(s.chains))
-	s.agent.watches.Endpoints.Reconcile(s.owner, sinks(s.endpoints))
 }
 
 // publish keeps the latest snapshot for applySnapshots.

@@ -196,7 +196,15 @@ func intentionStatus(i connect.Intention, p connect.Protocol) IntentionStatus {
 	case i.JWT != nil:
 		action += " with a JWT"
 	}
-	return IntentionStatus{Source: i.Source.Name, Target: i.Destination, Precedence: i.Precedence, Action: action}
+	return IntentionStatus{Source: sourceName(i.Source), Target: i.Destination, Precedence: i.Precedence, Action: action}
+}
+
+// sourceName is "web", or "east/web" for a service of peer east.
+func sourceName(s connect.Source) string {
+	if s.Peer == "" {
+		return s.Name
+	}
+	return s.Peer + "/" + s.Name
 }
 
 // readiness reports whether every sidecar serves, and what is missing in words.

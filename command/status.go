@@ -137,7 +137,7 @@ func (p printer) sidecar(s agent.SidecarStatus) {
 	for n, u := range s.Proxy.Upstreams {
 		p.line(1, "%-11s %s at %s, %d open of %d%s", heading(n, "upstreams"), u.ID, cmp.Or(u.Address, "no listener"), u.Active, u.Limit, optional(": ", u.Problem))
 		for _, t := range u.Targets {
-			p.line(4, "      target %s%s", t.ID, map[bool]string{true: ": no endpoint in Consul"}[len(t.Endpoints) == 0])
+			p.line(4, "      target %s%s%s", t.ID, optional(" through ", t.Through), map[bool]string{true: ": no endpoint in Consul"}[len(t.Endpoints) == 0])
 			for _, e := range t.Endpoints {
 				p.line(5, "      %s on %s, weight %d, %d open%s%s", e.Address, e.Node, e.Weight, e.Active, optional("; not used: ", e.NotUsed), optional("; last failure: ", e.LastFailure))
 			}

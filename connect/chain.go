@@ -127,9 +127,24 @@ type Target struct {
 	ConnectTimeout time.Duration
 	External       bool
 	SNI            string
+	Query          bool // a prepared query: Service is its name, and Consul resolves it
+	// Identities are the SPIFFE IDs of which endpoints must present one, as
+	// CanonicalID writes them; nil means that of the service, see Accepts.
+	Identities []string
 }
 
-// Identity is the SPIFFE ID that endpoints of the target must present.
+// Accepts returns the SPIFFE IDs of which endpoints of the target must present
+// one. Without any, as of a peer's service that nothing is known of, nobody will
+// do.
+func (t Target) Accepts(trustDomain string) []string {
+	if len(t.Identities) > 0 || t.Query || t.Peer != "" {
+		return t.Identities
+	}
+	return []string{t.Identity(trustDomain).String()}
+}
+
+// Identity is the SPIFFE ID that endpoints of the target must present when it is
+// a service of our own trust domain.
 func (t Target) Identity(trustDomain string) Identity {
 	return Identity{TrustDomain: trustDomain, Partition: t.Partition, Namespace: t.Namespace, Datacenter: t.Datacenter, Service: t.Service}
 }

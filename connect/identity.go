@@ -26,6 +26,18 @@ type Identity struct {
 	Namespace   string
 	Datacenter  string
 	Service     string
+	// Peer is the name of the cluster peer whose roots have proved the identity,
+	// "" for our own cluster's. It is not part of the SPIFFE ID.
+	Peer string
+}
+
+// Label names the service as a person would: "web", or "east/web" for one of
+// peer east.
+func (id Identity) Label() string {
+	if id.Peer == "" {
+		return id.Service
+	}
+	return id.Peer + "/" + id.Service
 }
 
 // ParseIdentity reads the SPIFFE ID of a service. Identities of gateways,

@@ -53,9 +53,11 @@ type Source struct {
 	Name      string
 }
 
-// Covers reports whether an identity of the local cluster is meant by s.
+// Covers reports whether an identity is meant by s. A source of a peer says
+// nothing of a partition: a peer exports the services of one, and who proves
+// identities of the peer knows which.
 func (s Source) Covers(id Identity) bool {
-	return s.Peer == "" && s.Partition == id.Partition &&
+	return s.Peer == id.Peer && (s.Peer != "" || s.Partition == id.Partition) &&
 		(s.Namespace == Wildcard || s.Namespace == id.Namespace) &&
 		(s.Name == Wildcard || s.Name == id.Service)
 }

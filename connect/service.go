@@ -113,6 +113,7 @@ type Upstream struct {
 	Partition  string
 	Datacenter string // "" means our own
 	Peer       string
+	Query      bool // Name is that of a prepared query
 
 	BindAddress    string
 	BindPort       int

@@ -16,5 +16,7 @@ type Snapshot struct {
 	JWTProviders  map[string]JWTProvider // those that Intentions name, by name; one that is missing denies
 	Upstreams     []Upstream             // sorted by ID
 	Chains        map[UpstreamID]*Chain
-	Endpoints     map[TargetID][]Endpoint
+	Endpoints     map[TargetID][]Endpoint // instances; see Reach for what is called
+	Gateways      map[string][]Endpoint   // mesh gateways that targets need, by datacenter
+	Peers         map[string]Peer         // those that targets and Intentions name, by name; one that is missing denies
 }

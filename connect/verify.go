@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -46,15 +47,30 @@ const maxPresented = 16
 // X.509-SVID; Consul's verification of peers). A chain of more than 16
 // certificates is refused. Errors are of type *PeerError.
 func (b *TrustBundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (Identity, error) {
+	u, err := b.VerifyURI(chain, usage, now)
+	if err != nil {
+		return Identity{}, err
+	}
+	id, err := ParseIdentity(u)
+	if err != nil {
+		return Identity{}, mismatch("%w", err)
+	}
+	return id, nil
+}
+
+// VerifyURI is Verify for whatever kind of identity: it returns the SPIFFE ID of
+// the bundle's trust domain that the chain proves. What it stands for is for the
+// caller to find out.
+func (b *TrustBundle) VerifyURI(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) (*url.URL, error) {
 	if len(chain) == 0 {
-		return Identity{}, untrusted("the peer presented no certificate")
+		return nil, untrusted("the peer presented no certificate")
 	}
 	if len(chain) > maxPresented {
-		return Identity{}, untrusted("the peer presented %d certificates, more than %d", len(chain), maxPresented)
+		return nil, untrusted("the peer presented %d certificates, more than %d", len(chain), maxPresented)
 	}
 	leaf := chain[0]
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return Identity{}, untrusted("the certificate is that of a CA, not of a service")
+		return nil, untrusted("the certificate is that of a CA, not of a service")
 	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range chain[1:] {
@@ -67,23 +83,19 @@ func (b *TrustBundle) Verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, 
 		KeyUsages:     []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
-		return Identity{}, untrusted("certificate issued by %q is not trusted: %w", leaf.Issuer, err)
+		return nil, untrusted("certificate issued by %q is not trusted: %w", leaf.Issuer, err)
 	}
-	return b.identity(leaf)
-}
-
-func (b *TrustBundle) identity(leaf *x509.Certificate) (Identity, error) {
 	if n := len(leaf.URIs); n != 1 {
-		return Identity{}, mismatch("the certificate has %d URI SANs, want exactly one", n)
+		return nil, mismatch("the certificate has %d URI SANs, want exactly one", n)
 	}
-	id, err := ParseIdentity(leaf.URIs[0])
-	if err != nil {
-		return Identity{}, mismatch("%w", err)
+	u := leaf.URIs[0]
+	if err := checkSPIFFE(u); err != nil {
+		return nil, mismatch("%w", err)
 	}
-	if id.TrustDomain != b.TrustDomain {
-		return Identity{}, mismatch("the certificate is of trust domain %q, want %q", id.TrustDomain, b.TrustDomain)
+	if domain := strings.ToLower(u.Host); domain != b.TrustDomain {
+		return nil, mismatch("the certificate is of trust domain %q, want %q", domain, b.TrustDomain)
 	}
-	return id, nil
+	return u, nil
 }
 
 // NewLeaf returns a leaf over a presented chain and the key of its first

@@ -8,6 +8,7 @@ package assemble
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,11 +39,17 @@ type Options struct {
 
 	// Publish receives each snapshot. It must not modify it.
 	Publish func(*connect.Snapshot)
-	// Want receives what the draft needs to be watched: the upstreams, for
-	// their chains, and the targets of all chains, for their endpoints. It may
-	// call setters.
-	Want func(upstreams []connect.Upstream, targets []connect.Target)
+	// Want receives what the draft needs to be watched. It may call setters.
+	Want func(Wants)
 	Log  hclog.Logger
+}
+
+// Wants are what a draft needs to be watched.
+type Wants struct {
+	Upstreams []connect.Upstream // for their chains
+	Targets   []connect.Target   // of all chains, for their instances
+	Gateways  []string           // datacenters whose mesh gateways some target is called through
+	Peers     []string           // that targets and intentions name, for their roots
 }
 
 // An Assembler collects the state of one sidecar. The setters take immutable
@@ -126,10 +133,10 @@ func (a *Assembler) settle(ctx context.Context) bool {
 // values that are known already.
 func (a *Assembler) tellWants() {
 	a.mu.Lock()
-	upstreams, targets, changed := a.draft.wants()
+	wants, changed := a.draft.wants()
 	a.mu.Unlock()
 	if changed && a.opts.Want != nil {
-		a.opts.Want(upstreams, targets)
+		a.opts.Want(wants)
 	}
 }
 
@@ -185,8 +192,11 @@ func (a *Assembler) SetMesh(m connect.Mesh) { a.set(func(d *draft) { d.mesh = &m
 // SetIntentions sets the intentions, in the order of evaluation, and the
 // default policy.
 func (a *Assembler) SetIntentions(rules []connect.Intention, fallback connect.Action) {
-	providers := Providers(rules)
-	a.set(func(d *draft) { d.intentions = &intentions{rules, fallback, providers} })
+	next := &intentions{rules, fallback, Providers(rules), peersOf(rules)}
+	a.set(func(d *draft) {
+		d.rewant = d.rewant || d.intentions == nil || !slices.Equal(d.intentions.peers, next.peers)
+		d.intentions = next
+	})
 }
 
 // SetJWTProviders sets all that is known of JWT providers, by name. Those that
@@ -212,8 +222,20 @@ func (a *Assembler) SetChain(id connect.UpstreamID, c *connect.Chain) {
 	a.set(func(d *draft) { d.setChain(id, c) })
 }
 
-// SetEndpoints sets the endpoints of a target; of one that no chain names it is
+// SetInstances sets the instances of a target; of one that no chain names they
+// are ignored.
+func (a *Assembler) SetInstances(id connect.TargetID, i connect.Instances) {
+	a.set(func(d *draft) { d.setInstances(id, i) })
+}
+
+// SetGateways sets the mesh gateways of a datacenter; of one that no target
+// needs they are ignored.
+func (a *Assembler) SetGateways(datacenter string, gateways []connect.Endpoint) {
+	a.set(func(d *draft) { d.setGateways(datacenter, gateways) })
+}
+
+// SetPeer sets what is known of a cluster peer; one that nothing names is
 // ignored.
-func (a *Assembler) SetEndpoints(id connect.TargetID, endpoints []connect.Endpoint) {
-	a.set(func(d *draft) { d.setEndpoints(id, endpoints) })
+func (a *Assembler) SetPeer(name string, p connect.Peer) {
+	a.set(func(d *draft) { d.setPeer(name, p) })
 }

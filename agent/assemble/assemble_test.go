@@ -43,10 +43,10 @@ func start(t *testing.T) *run {
 			defer r.mu.Unlock()
 			r.snapshots = append(r.snapshots, s)
 		},
-		Want: func(upstreams []connect.Upstream, targets []connect.Target) {
+		Want: func(w Wants) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.wants = append(r.wants, fmt.Sprintf("%d upstreams, %d targets", len(upstreams), len(targets)))
+			r.wants = append(r.wants, fmt.Sprintf("%d upstreams, %d targets", len(w.Upstreams), len(w.Targets)))
 		},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -71,6 +71,10 @@ func chain(targets ...connect.TargetID) *connect.Chain {
 		c.Targets[id] = connect.Target{ID: id}
 	}
 	return c
+}
+
+func instance(id string) connect.Instances {
+	return connect.Instances{Endpoints: []connect.Endpoint{{ID: id}}}
 }
 
 func TestNothingIsPublishedBeforeEveryPartIsKnown(t *testing.T) {
@@ -155,12 +159,12 @@ func TestUpstreamAppearsOnceItsChainAndEndpointsAreKnown(t *testing.T) {
 			t.Fatalf("%d upstreams before their chain is known", n)
 		}
 		r.SetChain("api", chain("api.dc1", "api.dc2"))
-		r.SetEndpoints("api.dc1", []connect.Endpoint{{ID: "a"}})
+		r.SetInstances("api.dc1", instance("a"))
 		after(time.Second)
 		if s := r.last(); len(s.Upstreams) != 0 {
 			t.Error("published with half its endpoints")
 		}
-		r.SetEndpoints("api.dc2", nil)
+		r.SetInstances("api.dc2", connect.Instances{})
 		after(time.Second)
 		s := r.last()
 		if len(s.Upstreams) != 1 || s.Chains["api"] == nil || len(s.Endpoints["api.dc1"]) != 1 {
@@ -202,11 +206,11 @@ func TestRemovedUpstreamLeavesNothingBehind(t *testing.T) {
 		r.core()
 		r.SetRegistration(connect.Service{Name: "web"}, []connect.Upstream{{ID: "api"}})
 		r.SetChain("api", chain("api.dc1"))
-		r.SetEndpoints("api.dc1", nil)
+		r.SetInstances("api.dc1", connect.Instances{})
 		after(time.Second)
 		r.SetRegistration(connect.Service{Name: "web"}, nil)
 		r.SetChain("api", chain("api.dc1")) // a watch that was still delivering
-		r.SetEndpoints("api.dc1", nil)
+		r.SetInstances("api.dc1", connect.Instances{})
 		after(time.Second)
 		s := r.last()
 		if len(s.Upstreams)+len(s.Chains)+len(s.Endpoints) != 0 || len(r.draft.since) != 0 {
@@ -223,13 +227,13 @@ func TestPublishedSnapshotsAreNeverWrittenTo(t *testing.T) {
 		r.core()
 		r.SetRegistration(connect.Service{Name: "web"}, []connect.Upstream{{ID: "api"}})
 		r.SetChain("api", chain("api.dc1"))
-		r.SetEndpoints("api.dc1", []connect.Endpoint{{ID: "old"}})
+		r.SetInstances("api.dc1", instance("old"))
 		after(time.Second)
 		first := r.last()
 		before := fmt.Sprintf("%+v", *first)
-		r.SetEndpoints("api.dc1", []connect.Endpoint{{ID: "new"}})
+		r.SetInstances("api.dc1", instance("new"))
 		r.SetChain("api", chain("api.dc2"))
-		r.SetEndpoints("api.dc2", nil)
+		r.SetInstances("api.dc2", connect.Instances{})
 		r.SetIntentions(nil, connect.Allow)
 		after(time.Second)
 		if now := fmt.Sprintf("%+v", *first); now != before {
@@ -251,19 +255,19 @@ func TestNewChainServesOnceItsEndpointsAreKnownAndTheOldOneUntilThen(t *testing.
 		r.SetRegistration(connect.Service{Name: "web"}, []connect.Upstream{{ID: "api"}})
 		old, next := chain("api.dc1"), chain("api.dc2")
 		r.SetChain("api", old)
-		r.SetEndpoints("api.dc1", []connect.Endpoint{{ID: "a"}})
+		r.SetInstances("api.dc1", instance("a"))
 		after(time.Minute)
 		r.SetChain("api", next)
 		after(time.Minute)
 		if s := r.last(); len(s.Upstreams) != 1 || s.Chains["api"] != old || len(s.Endpoints["api.dc1"]) != 1 {
 			t.Errorf("while the new target's endpoints are not known: %+v", s)
 		}
-		r.SetEndpoints("api.dc1", nil) // what serves stays up to date
+		r.SetInstances("api.dc1", connect.Instances{}) // what serves stays up to date
 		after(time.Second)
 		if s := r.last(); len(s.Endpoints["api.dc1"]) != 0 {
 			t.Errorf("endpoints %v", s.Endpoints)
 		}
-		r.SetEndpoints("api.dc2", []connect.Endpoint{{ID: "b"}})
+		r.SetInstances("api.dc2", instance("b"))
 		after(time.Second)
 		if s := r.last(); s.Chains["api"] != next || len(s.Endpoints["api.dc2"]) != 1 || len(s.Endpoints) != 1 {
 			t.Errorf("afterwards: %+v", s)
@@ -281,13 +285,13 @@ func TestUpstreamThatLeavesAndReturnsBeforeAnybodyLooksKeepsWhatIsKnown(t *testi
 	service, upstreams := connect.Service{Name: "web"}, []connect.Upstream{{ID: "api"}}
 	d.register(service, upstreams, time.Now())
 	d.setChain("api", chain("api.dc1"))
-	d.setEndpoints("api.dc1", nil)
+	d.setInstances("api.dc1", connect.Instances{})
 	d.wants()
 	d.register(service, nil, time.Now())
 	d.register(service, upstreams, time.Now())
 	d.setChain("api", chain("api.dc2"))
 	d.setChain("api", chain("api.dc1"))
-	if !d.complete(upstreams[0]) || len(d.endpoints) != 1 {
+	if !d.complete(upstreams[0]) || len(d.instances) != 1 {
 		t.Error("the draft forgot what its watches will not deliver again")
 	}
 }

@@ -24,7 +24,9 @@ type draft struct {
 	exposed    []connect.ExposedPath
 	chains     map[connect.UpstreamID]*connect.Chain // the latest heard
 	serving    map[connect.UpstreamID]*connect.Chain // the latest whose endpoints are all known
-	endpoints  map[connect.TargetID][]connect.Endpoint
+	instances  map[connect.TargetID]connect.Instances
+	gateways   map[string][]connect.Endpoint    // by datacenter
+	peers      map[string]connect.Peer          // by name
 	since      map[connect.UpstreamID]time.Time // when an upstream was first seen
 	late       map[connect.UpstreamID]bool      // upstreams that ran out of patience
 	completed  time.Time                        // when all that a snapshot cannot do without was there; zero: not yet
@@ -38,6 +40,7 @@ type intentions struct {
 	rules     []connect.Intention
 	fallback  connect.Action
 	providers []string // of JWTs, that rules name
+	peers     []string // that rules name
 }
 
 type defaults struct {
@@ -49,7 +52,9 @@ func newDraft() draft {
 	return draft{
 		chains:    make(map[connect.UpstreamID]*connect.Chain),
 		serving:   make(map[connect.UpstreamID]*connect.Chain),
-		endpoints: make(map[connect.TargetID][]connect.Endpoint),
+		instances: make(map[connect.TargetID]connect.Instances),
+		gateways:  make(map[string][]connect.Endpoint),
+		peers:     make(map[string]connect.Peer),
 		since:     make(map[connect.UpstreamID]time.Time),
 		late:      make(map[connect.UpstreamID]bool),
 	}
@@ -77,11 +82,15 @@ func (d *draft) setChain(id connect.UpstreamID, c *connect.Chain) {
 	d.promote(id)
 }
 
-func (d *draft) setEndpoints(id connect.TargetID, endpoints []connect.Endpoint) {
+func (d *draft) setInstances(id connect.TargetID, i connect.Instances) {
 	if !names(d.chains, id) && !names(d.serving, id) {
 		return
 	}
-	d.endpoints[id] = endpoints
+	d.instances[id] = i
+	d.promoteAll()
+}
+
+func (d *draft) promoteAll() {
 	for upstream := range d.chains {
 		d.promote(upstream)
 	}
@@ -105,8 +114,8 @@ func (d *draft) promote(id connect.UpstreamID) {
 	if c == nil || c == old {
 		return
 	}
-	for target := range c.Targets {
-		if _, heard := d.endpoints[target]; !heard {
+	for _, target := range c.Targets {
+		if !d.heardOf(target) {
 			return
 		}
 	}
@@ -118,13 +127,14 @@ func (d *draft) promote(id connect.UpstreamID) {
 // last call. What need not be watched any more is forgotten here and nowhere
 // else: if the draft forgot it while its watch went on, the watch would have no
 // reason to deliver it again.
-func (d *draft) wants() (upstreams []connect.Upstream, targets []connect.Target, changed bool) {
+func (d *draft) wants() (w Wants, changed bool) {
 	if !d.rewant {
-		return nil, nil, false
+		return w, false
 	}
 	d.rewant = false
 	wanted := make(map[connect.UpstreamID]bool)
 	seen := make(map[connect.TargetID]bool)
+	far := d.newFar()
 	for _, u := range d.upstreams {
 		wanted[u.ID] = true
 		for _, c := range []*connect.Chain{d.chains[u.ID], d.serving[u.ID]} {
@@ -132,9 +142,10 @@ func (d *draft) wants() (upstreams []connect.Upstream, targets []connect.Target,
 				continue
 			}
 			for _, id := range slices.Sorted(maps.Keys(c.Targets)) {
+				far.add(c.Targets[id])
 				if !seen[id] {
 					seen[id] = true
-					targets = append(targets, c.Targets[id])
+					w.Targets = append(w.Targets, c.Targets[id])
 				}
 			}
 		}
@@ -142,8 +153,10 @@ func (d *draft) wants() (upstreams []connect.Upstream, targets []connect.Target,
 	unwanted := func(id connect.UpstreamID, _ *connect.Chain) bool { return !wanted[id] }
 	maps.DeleteFunc(d.chains, unwanted)
 	maps.DeleteFunc(d.serving, unwanted)
-	maps.DeleteFunc(d.endpoints, func(id connect.TargetID, _ []connect.Endpoint) bool { return !seen[id] })
-	return d.upstreams, targets, true
+	maps.DeleteFunc(d.instances, func(id connect.TargetID, _ connect.Instances) bool { return !seen[id] })
+	w.Upstreams, w.Gateways, w.Peers = d.upstreams, far.gateways(), far.peers()
+	d.keepFar(w.Gateways, w.Peers)
+	return w, true
 }
 
 // age marks what has been incomplete for longer than patience, and returns when
@@ -205,16 +218,20 @@ func (d *draft) snapshot(version uint64) *connect.Snapshot {
 		Version: version, Service: *d.service, Leaf: d.leaf, Bundle: d.bundle, Mesh: *d.mesh,
 		Intentions: d.intentions.rules, DefaultAction: d.intentions.fallback,
 		Chains:    make(map[connect.UpstreamID]*connect.Chain, len(d.serving)),
-		Endpoints: maps.Clone(d.endpoints),
+		Endpoints: make(map[connect.TargetID][]connect.Endpoint, len(d.instances)),
+	}
+	for id, i := range d.instances {
+		s.Endpoints[id] = i.Endpoints
 	}
 	d.addHTTP(s)
+	d.addFar(s)
 	for _, u := range d.upstreams {
 		if !d.complete(u) && !d.late[u.ID] {
 			continue
 		}
 		s.Upstreams = append(s.Upstreams, u)
 		if c := d.serving[u.ID]; c != nil {
-			s.Chains[u.ID] = c
+			s.Chains[u.ID] = d.filled(c)
 		}
 	}
 	return s

@@ -4,6 +4,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,7 +95,8 @@ type request struct {
 	doing  string // for errors: `read intentions for "web"`
 	path   string // unescaped
 	params url.Values
-	needs  string // the ACL permission, for a 403
+	needs  string        // the ACL permission, for a 403
+	wait   time.Duration // to ask Consul to wait for news; 0 means blockFor
 }
 
 // A meta is what the headers of an answer say.
@@ -180,10 +182,11 @@ func (c *Client) parameters(r request, after watch.Cursor) (url.Values, time.Dur
 	} else {
 		params.Set("hash", after.Hash)
 	}
-	params.Set("wait", blockFor.String())
+	wait := cmp.Or(r.wait, blockFor)
+	params.Set("wait", wait.String())
 	// Consul adds up to a sixteenth to what is asked for (Consul's HTTP API,
 	// blocking queries).
-	return params, blockFor + blockFor/16 + answerWithin
+	return params, wait + wait/16 + answerWithin
 }
 
 func readMeta(header http.Header) (meta, error) {

@@ -63,8 +63,9 @@ const (
 // convertChain makes a chain of Consul's compiled one. Every name in it must
 // lead somewhere and no path may come back to where it was, so that whoever
 // follows the chain needs no checks. gateway, unless empty, takes the place of
-// the mesh gateway mode of targets in other datacenters, as the upstream's
-// setting does with Consul's own proxies.
+// the targets' mesh gateway mode, as the upstream's setting does with Consul's
+// own proxies: for targets in the datacenter that the chain is compiled in,
+// Consul says none, wherever the caller is.
 func convertChain(w *wireChain, service, gateway string) (*connect.Chain, error) {
 	switch {
 	case w == nil:
@@ -88,7 +89,7 @@ func convertChain(w *wireChain, service, gateway string) (*connect.Chain, error)
 		if err != nil {
 			return nil, fmt.Errorf("target %q: %w", id, err)
 		}
-		if gateway != "" && !target.External && target.Peer == "" && target.Datacenter != w.Datacenter {
+		if gateway != "" && !target.External {
 			target.MeshGateway = gateway
 		}
 		chain.Targets[target.ID] = target
@@ -256,4 +257,32 @@ func protocol(name string) connect.Protocol {
 		return p
 	}
 	return connect.TCP
+}
+
+// singleChain is the chain of what has none in Consul: one target.
+func singleChain(target connect.Target) *connect.Chain {
+	const start = "resolver"
+	return &connect.Chain{
+		Service: target.Service, Datacenter: target.Datacenter, Protocol: connect.TCP, Default: true, Start: start,
+		Nodes:   map[string]connect.Node{start: {Kind: connect.ResolverNode, Name: string(target.ID), Resolver: &connect.Resolver{Target: target.ID}}},
+		Targets: map[connect.TargetID]connect.Target{target.ID: target},
+	}
+}
+
+// peerChain leads to a service of a peer. Its routers and splitters are at work
+// behind the peer's gateways (Consul, cluster peering).
+func peerChain(key ChainKey) *connect.Chain {
+	namespace, partition := orDefault(key.Namespace), strings.ToLower(orDefault(key.Partition))
+	return singleChain(connect.Target{
+		ID:      connect.TargetID(fmt.Sprintf("%s.%s.%s.external.%s", key.Service, namespace, partition, key.Peer)),
+		Service: key.Service, Namespace: namespace, Partition: partition, Peer: key.Peer, MeshGateway: key.MeshGateway,
+	})
+}
+
+// queryChain leads to what a prepared query finds.
+func queryChain(key ChainKey) *connect.Chain {
+	return singleChain(connect.Target{
+		ID:      connect.TargetID("query:" + key.Service),
+		Service: key.Service, Namespace: connect.DefaultName, Partition: connect.DefaultName, Datacenter: key.Datacenter, Query: true,
+	})
 }

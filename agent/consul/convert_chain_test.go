@@ -63,9 +63,17 @@ func TestGatewayModeOfTheUpstreamReachesOnlyTargetsElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The caller may be in either: the chain may be compiled in another datacenter
+	// than its own.
 	for id, target := range chain.Targets {
-		if want := map[string]string{"dc1": "", "dc2": "local"}[target.Datacenter]; target.MeshGateway != want {
-			t.Errorf("%s: mode %q, want %q", id, target.MeshGateway, want)
+		for _, local := range []string{"dc1", "dc2"} {
+			want := local
+			if target.Datacenter == local {
+				want = ""
+			}
+			if got := target.GatewayIn(local); got != want {
+				t.Errorf("%s from %s: through gateways of %q, want %q", id, local, got, want)
+			}
 		}
 	}
 }
@@ -117,7 +125,7 @@ func TestChainsThatLeadNowhereAreRefused(t *testing.T) {
 }
 
 func TestRecordedEndpointHasTheWeightOfItsWarning(t *testing.T) {
-	got := convertEndpoints(EndpointsKey{Service: "api", Local: "dc1"}, recorded[[]wireEndpoint](t, "endpoints.json"))
+	got := convertInstances(EndpointsKey{Service: "api", Local: "dc1"}, recorded[[]wireEndpoint](t, "endpoints.json")).Endpoints
 	want := []connect.Endpoint{{ID: "api-1-sidecar-proxy", Node: "n1", Address: "127.0.0.1", Port: 21001, Weight: 3}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("endpoints (-want +got):\n%s", diff)
@@ -149,8 +157,6 @@ func TestEndpointsAreJudgedByChecksAndWeights(t *testing.T) {
 		{name: "node maintenance", key: here, checks: check("_node_maintenance", "critical", ""), unusable: "its node is in maintenance"},
 		{name: "unknown status", key: here, checks: check("db", "fine", "x"), unusable: `check "db" is "fine", which is no known status`},
 		{name: "only passing", key: EndpointsKey{Local: "dc1", OnlyPassing: true}, checks: check("db", "warning", "x"), unusable: `check "db" is in warning, and the subset takes only passing instances`},
-		{name: "gateway needed", key: EndpointsKey{Local: "dc2", Datacenter: "dc1", MeshGateway: "remote"}, unusable: "through mesh gateways are not served yet"},
-		{name: "gateway at home", key: EndpointsKey{Local: "dc1", Datacenter: "dc1", MeshGateway: "remote"}, weight: 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			weights := ""
@@ -158,7 +164,7 @@ func TestEndpointsAreJudgedByChecksAndWeights(t *testing.T) {
 				weights = `,"Weights":` + tt.weights
 			}
 			w := decode[[]wireEndpoint](t, `[{"Node":{"Node":"n","Address":"192.0.2.1","Datacenter":"dc1"},"Service":{"ID":"x","Port":1`+weights+`},"Checks":[`+tt.checks+`]}]`)
-			got := convertEndpoints(tt.key, w)[0]
+			got := convertInstances(tt.key, w).Endpoints[0]
 			if got.Weight != tt.weight || !strings.Contains(got.Unusable, tt.unusable) || (tt.unusable == "") != got.Usable() {
 				t.Errorf("weight %d, unusable %q; want %d, %q", got.Weight, got.Unusable, tt.weight, tt.unusable)
 			}
@@ -196,7 +202,7 @@ func TestAddressesAreChosenByWhereTheCallerIs(t *testing.T) {
 
 func TestEndpointsAreSorted(t *testing.T) {
 	w := decode[[]wireEndpoint](t, `[{"Service":{"ID":"b","Port":1}},{"Service":{"ID":"a","Port":2}},{"Service":{"ID":"a","Port":1}}]`)
-	got := convertEndpoints(EndpointsKey{}, w)
+	got := convertInstances(EndpointsKey{}, w).Endpoints
 	if got[0].ID != "a" || got[0].Port != 1 || got[1].Port != 2 || got[2].ID != "b" {
 		t.Errorf("order %+v", got)
 	}

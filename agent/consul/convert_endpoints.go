@@ -18,14 +18,24 @@ type wireEndpoint struct {
 		Address         string
 		Datacenter      string
 		Partition       string
+		PeerName        string
 		TaggedAddresses map[string]string
 	}
 	Service struct {
 		ID              string
+		Kind            string
+		Service         string
+		Namespace       string
+		PeerName        string
 		Address         string
 		Port            int
 		TaggedAddresses map[string]wireAddress
 		Weights         *struct{ Passing, Warning int }
+		Proxy           struct{ DestinationServiceName string }
+		Connect         struct {
+			Native   bool
+			PeerMeta *wirePeerMeta // of a service of a peer
+		}
 	}
 	Checks []wireCheck
 }
@@ -44,34 +54,18 @@ type wireCheck struct {
 
 const maxWeight = 128
 
-// convertEndpoints judges each instance on the spot: Consul is asked for all of
+// convertEndpoint judges an instance on the spot: Consul is asked for all of
 // them, so that one which is left out can be shown with its reason. The rules
 // are those of Consul's own proxies (Consul, service weights and health): any
 // critical check takes an instance out, a warning replaces its weight, a weight
-// below one takes it out. The result is sorted.
-func convertEndpoints(key EndpointsKey, list []wireEndpoint) []connect.Endpoint {
-	endpoints := make([]connect.Endpoint, 0, len(list))
-	for _, w := range list {
-		endpoints = append(endpoints, convertEndpoint(key, w))
-	}
-	slices.SortFunc(endpoints, func(a, b connect.Endpoint) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port))
-	})
-	return endpoints
-}
-
+// below one takes it out.
 func convertEndpoint(key EndpointsKey, w wireEndpoint) connect.Endpoint {
-	e := connect.Endpoint{ID: w.Service.ID, Node: w.Node.Node}
-	address, port := pickAddress(key, w)
-	e.Address = address
+	e := locate(key, w)
 	weight, warning, unusable := judge(w, key.OnlyPassing)
 	switch {
-	case key.problem() != "":
-		e.Unusable = key.problem()
 	case unusable != "":
 		e.Unusable = unusable
-	case address == "" || port < 1 || port > 65535:
-		e.Unusable = fmt.Sprintf("it is registered with address %q and port %d, which nobody can call", address, port)
+	case e.Unusable != "":
 	case weight < 1 && warning:
 		e.Unusable = fmt.Sprintf("its weight is %d while a check is in warning", weight)
 	case weight < 1:
@@ -79,10 +73,26 @@ func convertEndpoint(key EndpointsKey, w wireEndpoint) connect.Endpoint {
 	default:
 		e.Weight = min(weight, maxWeight)
 	}
+	return e
+}
+
+// locate says where an instance is, whatever its checks say.
+func locate(key EndpointsKey, w wireEndpoint) connect.Endpoint {
+	address, port := pickAddress(key, w)
+	e := connect.Endpoint{ID: w.Service.ID, Node: w.Node.Node, Address: address}
 	if port > 0 && port <= 65535 {
 		e.Port = uint16(port)
 	}
+	if address == "" || e.Port == 0 {
+		e.Unusable = fmt.Sprintf("it is registered with address %q and port %d, which nobody can call", address, port)
+	}
 	return e
+}
+
+func sortEndpoints(endpoints []connect.Endpoint) {
+	slices.SortFunc(endpoints, func(a, b connect.Endpoint) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Node, b.Node), cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port))
+	})
 }
 
 // judge returns the weight of an instance, whether it is that of a warning, and
@@ -130,11 +140,11 @@ func checkName(c wireCheck) string {
 }
 
 // pickAddress chooses among the addresses of an instance as Consul documents
-// it: those tagged "wan" for callers in another datacenter or partition, the
+// it: those tagged "wan" for callers in another datacenter, partition or peer, the
 // service's own before its node's. The node's "wan" address stands in only for
 // a service without an address.
 func pickAddress(key EndpointsKey, w wireEndpoint) (string, int) {
-	wan := (w.Node.Datacenter != "" && w.Node.Datacenter != key.Local) ||
+	wan := key.Peer != "" || (w.Node.Datacenter != "" && w.Node.Datacenter != key.Local) ||
 		!strings.EqualFold(orDefault(w.Node.Partition), orDefault(key.LocalPartition))
 	if tagged := w.Service.TaggedAddresses["wan"]; wan && tagged.Address != "" {
 		if tagged.Port == 0 {

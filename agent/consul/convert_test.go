@@ -92,11 +92,11 @@ func TestRecordedRegistrationIsReadWhole(t *testing.T) {
 			}),
 			with(func(u *connect.Upstream) {
 				u.ID, u.Name, u.BindPort, u.Peer = "far?peer=east", "far", 9194, "east"
-				u.Problem = `it is in peer "east": cluster peering is not served yet`
+				u.PassiveHealth.MaxEjectionPercent = 100
 			}),
 			{
 				ID: "query:geo", Name: "geo", Namespace: "default", Partition: "default", BindAddress: "127.0.0.1", BindPort: 9193,
-				MaxConnections: -1, MaxPending: -1, MaxRequests: -1, Problem: "it is a prepared query, and those are not served yet: name a service instead",
+				MaxConnections: -1, MaxPending: -1, MaxRequests: -1, Query: true,
 			},
 			with(func(u *connect.Upstream) {
 				u.ID, u.Name, u.BindAddress, u.BindSocketPath, u.BindSocketMode = "sock", "sock", "", "/run/x.sock", fs.FileMode(0o600)
@@ -164,9 +164,13 @@ func TestUpstreamsThatCannotBeServedSayWhy(t *testing.T) {
 	}{
 		{name: "central config only", proxy: `,"Upstreams":[{"DestinationName":"*"},{"DestinationName":"api"}]`},
 		{name: "gateway elsewhere", proxy: `,"Upstreams":[{"DestinationName":"a","Datacenter":"dc2","LocalBindPort":1,"MeshGateway":{"Mode":"local"}}]`,
-			ids: []connect.UpstreamID{"a?dc=dc2"}, problem: `mesh gateway mode is "local"`},
+			ids: []connect.UpstreamID{"a?dc=dc2"}},
 		{name: "gateway mode of the proxy", proxy: `,"MeshGateway":{"Mode":"remote"},"Upstreams":[{"DestinationName":"a","Datacenter":"dc2","LocalBindPort":1}]`,
-			ids: []connect.UpstreamID{"a?dc=dc2"}, problem: `mesh gateway mode is "remote"`},
+			ids: []connect.UpstreamID{"a?dc=dc2"}},
+		{name: "query of a peer", proxy: `,"Upstreams":[{"DestinationType":"prepared_query","DestinationName":"a","DestinationPeer":"east","LocalBindPort":1}]`,
+			ids: []connect.UpstreamID{"query:a"}, problem: `it is a prepared query of peer "east"`},
+		{name: "datacenter of a peer", proxy: `,"Upstreams":[{"DestinationName":"a","DestinationPeer":"east","Datacenter":"dc2","LocalBindPort":1}]`,
+			ids: []connect.UpstreamID{"a?peer=east"}, problem: `it is in datacenter "dc2" of peer "east"`},
 		{name: "gateway mode at home", proxy: `,"Upstreams":[{"DestinationName":"a","Datacenter":"dc1","LocalBindPort":1,"MeshGateway":{"Mode":"local"}}]`,
 			ids: []connect.UpstreamID{"a"}},
 		{name: "unknown type", proxy: `,"Upstreams":[{"DestinationType":"magic","DestinationName":"a","LocalBindPort":1}]`,

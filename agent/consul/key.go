@@ -4,7 +4,6 @@
 package consul
 
 import (
-	"fmt"
 	"net/url"
 	"strings"
 
@@ -41,6 +40,8 @@ func (k ServiceKey) String() string { return inTenancy(k.Service, k.Namespace, k
 type ChainKey struct {
 	Service, Namespace, Partition string
 	Datacenter                    string // in which the chain is compiled; "" means ours
+	Peer                          string // of which the service is; such a chain has one target
+	Query                         bool   // Service is a prepared query; so has the chain of one
 	MeshGateway                   string // the upstream's mode; "" keeps the targets' own
 }
 
@@ -51,6 +52,8 @@ func UpstreamChainKey(u connect.Upstream, s connect.Service) ChainKey {
 		Namespace:   either(u.Namespace, s.Namespace),
 		Partition:   either(u.Partition, s.Partition),
 		Datacenter:  u.Datacenter,
+		Peer:        u.Peer,
+		Query:       u.Query,
 		MeshGateway: u.MeshGateway,
 	}
 }
@@ -59,8 +62,14 @@ func UpstreamChainKey(u connect.Upstream, s connect.Service) ChainKey {
 func (k ChainKey) String() string {
 	name := inTenancy(k.Service, k.Namespace, k.Partition)
 	var options []string
+	if k.Query {
+		name = "query:" + k.Service
+	}
 	if k.Datacenter != "" {
 		options = append(options, "dc="+k.Datacenter)
+	}
+	if k.Peer != "" {
+		options = append(options, "peer="+k.Peer)
 	}
 	if k.MeshGateway != "" {
 		options = append(options, "gateway="+k.MeshGateway)
@@ -78,7 +87,7 @@ type EndpointsKey struct {
 	Datacenter, Peer                      string
 	Filter                                string
 	OnlyPassing                           bool
-	MeshGateway                           string
+	Query                                 bool   // Service is a prepared query, run in Datacenter
 	Local                                 string // the caller's datacenter
 	LocalPartition                        string // the caller's partition
 }
@@ -94,7 +103,7 @@ func TargetEndpointsKey(t connect.Target, s connect.Service) EndpointsKey {
 		Peer:           t.Peer,
 		Filter:         t.Filter,
 		OnlyPassing:    t.OnlyPassing,
-		MeshGateway:    t.MeshGateway,
+		Query:          t.Query,
 		Local:          s.Datacenter,
 		LocalPartition: s.Partition,
 	}
@@ -106,28 +115,45 @@ func (k EndpointsKey) String() string {
 	if k.Subset != "" {
 		name = k.Subset + "." + name
 	}
-	if k.Peer != "" {
+	switch {
+	case k.Query:
+		return "query:" + k.Service
+	case k.Peer != "":
 		return name + "?peer=" + k.Peer
 	}
 	return name + "?dc=" + k.Datacenter
 }
 
-// problem says why no endpoint of the target can be called yet, "" when that is
-// up to each.
-func (k EndpointsKey) problem() string {
-	if k.Peer != "" {
-		return fmt.Sprintf("it is in peer %q: cluster peering is not served yet", k.Peer)
-	}
-	return gatewayProblem(k.MeshGateway, k.Datacenter, k.Local)
+// A GatewaysKey names the mesh gateways of a datacenter, as they look from where
+// the caller is.
+type GatewaysKey struct {
+	Datacenter     string
+	Local          string // the caller's datacenter
+	LocalPartition string // the caller's partition
 }
 
-// gatewayProblem says why a target in another datacenter cannot be called.
-func gatewayProblem(mode, datacenter, local string) string {
-	if (mode != "local" && mode != "remote") || datacenter == "" || datacenter == local {
-		return ""
-	}
-	return fmt.Sprintf("it is in datacenter %q and mesh gateway mode is %q: connections through mesh gateways are not served yet; with mode \"none\" instances are called directly", datacenter, mode)
+// DatacenterGatewaysKey is the key of the mesh gateways of a datacenter, called
+// by s.
+func DatacenterGatewaysKey(datacenter string, s connect.Service) GatewaysKey {
+	return GatewaysKey{Datacenter: datacenter, Local: s.Datacenter, LocalPartition: s.Partition}
 }
+
+// String names the key in logs and status.
+func (k GatewaysKey) String() string { return "of " + k.Datacenter }
+
+// A PeerKey names a cluster peer.
+type PeerKey struct {
+	Name      string
+	Partition string // the caller's, which has the peering
+}
+
+// ServicePeerKey is the key of a peer as s knows it.
+func ServicePeerKey(name string, s connect.Service) PeerKey {
+	return PeerKey{Name: name, Partition: s.Partition}
+}
+
+// String names the key in logs and status.
+func (k PeerKey) String() string { return inTenancy(k.Name, "", k.Partition) }
 
 func inTenancy(service, namespace, partition string) string {
 	if namespace != "" && namespace != connect.DefaultName {

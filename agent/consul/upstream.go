@@ -73,6 +73,7 @@ func convertUpstream(id connect.UpstreamID, w wireUpstream, proxy *wireProxy, s 
 		Namespace:      either(w.DestinationNamespace, s.Namespace),
 		Partition:      strings.ToLower(either(w.DestinationPartition, s.Partition)),
 		Peer:           w.DestinationPeer,
+		Query:          w.DestinationType == "prepared_query",
 		BindAddress:    either(w.LocalBindAddress, "127.0.0.1"),
 		BindPort:       w.LocalBindPort,
 		BindSocketPath: w.LocalBindSocketPath,
@@ -89,12 +90,17 @@ func convertUpstream(id connect.UpstreamID, w wireUpstream, proxy *wireProxy, s 
 	if u.BindSocketPath != "" {
 		u.BindAddress = ""
 	}
-	if name := config.text("protocol"); name != "" {
-		u.Protocol = protocol(name)
+	if name := config.text("protocol"); name != "" && u.Peer == "" {
+		u.Protocol = protocol(name) // that of a peer's service is for the peer to say
+	}
+	if u.Peer != "" {
+		// Its endpoints are gateways: none of them is the one whose loss would
+		// overload the others, and all may have to be left out (Consul's proxies).
+		u.PassiveHealth.MaxEjectionPercent = 100
 	}
 	mode, err := socketMode(w.LocalBindSocketMode)
 	u.BindSocketMode = mode
-	u.Problem = problem(w, u, s)
+	u.Problem = problem(w)
 	if err != nil && u.Problem == "" {
 		u.Problem = fmt.Sprintf("the mode of its socket, %q, is not an octal number such as 0600", w.LocalBindSocketMode)
 	}
@@ -102,16 +108,20 @@ func convertUpstream(id connect.UpstreamID, w wireUpstream, proxy *wireProxy, s 
 }
 
 // problem says why an upstream cannot be served.
-func problem(w wireUpstream, u connect.Upstream, s connect.Service) string {
-	switch {
-	case w.DestinationType == "prepared_query":
-		return "it is a prepared query, and those are not served yet: name a service instead"
-	case w.DestinationType != "" && w.DestinationType != "service":
+func problem(w wireUpstream) string {
+	switch w.DestinationType {
+	case "", "service":
+	case "prepared_query":
+		if w.DestinationPeer != "" {
+			return fmt.Sprintf("it is a prepared query of peer %q: a query is run in our own cluster", w.DestinationPeer)
+		}
+	default:
 		return fmt.Sprintf("destination type %q is not known", w.DestinationType)
-	case w.DestinationPeer != "":
-		return fmt.Sprintf("it is in peer %q: cluster peering is not served yet", w.DestinationPeer)
 	}
-	return gatewayProblem(u.MeshGateway, u.Datacenter, s.Datacenter)
+	if w.DestinationPeer != "" && w.Datacenter != "" {
+		return fmt.Sprintf("it is in datacenter %q of peer %q: a peer has its own datacenters, so that only one of the two can be named", w.Datacenter, w.DestinationPeer)
+	}
+	return ""
 }
 
 // unbindable says why no listener can be made for an upstream.

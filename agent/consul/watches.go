@@ -11,8 +11,6 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
@@ -38,7 +36,9 @@ type Watches struct {
 	Intentions    *watch.Set[IntentionsKey, Intentions]
 	Mesh          *watch.Set[struct{}, connect.Mesh]
 	Chains        *watch.Set[ChainKey, *connect.Chain]
-	Endpoints     *watch.Set[EndpointsKey, []connect.Endpoint]
+	Endpoints     *watch.Set[EndpointsKey, connect.Instances]
+	Gateways      *watch.Set[GatewaysKey, []connect.Endpoint]
+	Peers         *watch.Set[PeerKey, connect.Peer]
 	JWTProviders  *watch.Set[struct{}, map[string]JWTSource] // all of the mesh, by name
 	Defaults      *watch.Set[ServiceKey, ServiceDefaults]    // of local services
 }
@@ -53,7 +53,9 @@ func NewWatches(c *Client, logger hclog.Logger) *Watches {
 		Intentions:    watch.NewSet("intentions", c.openIntentions, same[Intentions], opts),
 		Mesh:          watch.NewSet("mesh config entry", c.openMesh, same[connect.Mesh], opts),
 		Chains:        watch.NewSet("discovery chain", c.openChain, same[*connect.Chain], opts),
-		Endpoints:     watch.NewSet("endpoints", c.openEndpoints, slices.Equal[[]connect.Endpoint], opts),
+		Endpoints:     watch.NewSet("endpoints", c.openEndpoints, same[connect.Instances], opts),
+		Gateways:      watch.NewSet("mesh gateways", c.openGateways, slices.Equal[[]connect.Endpoint], opts),
+		Peers:         watch.NewSet("peer", c.openPeer, equalPeers, opts),
 		JWTProviders:  watch.NewSet("JWT providers", c.openJWTProviders, same[map[string]JWTSource], opts),
 		Defaults:      watch.NewSet("service-defaults", c.openDefaults, same[ServiceDefaults], opts),
 	}
@@ -74,7 +76,7 @@ func (w *Watches) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		w.Registrations.Run, w.Roots.Run, w.Intentions.Run, w.Mesh.Run, w.Chains.Run, w.Endpoints.Run,
-		w.JWTProviders.Run, w.Defaults.Run,
+		w.Gateways.Run, w.Peers.Run, w.JWTProviders.Run, w.Defaults.Run,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
@@ -87,7 +89,7 @@ func (w *Watches) Run(ctx context.Context) error {
 // Status returns the state of every watch.
 func (w *Watches) Status() []watch.Status {
 	return slices.Concat(w.Registrations.Status(), w.Roots.Status(), w.Intentions.Status(),
-		w.Mesh.Status(), w.Chains.Status(), w.Endpoints.Status(), w.JWTProviders.Status(), w.Defaults.Status())
+		w.Mesh.Status(), w.Chains.Status(), w.Endpoints.Status(), w.Gateways.Status(), w.Peers.Status(), w.JWTProviders.Status(), w.Defaults.Status())
 }
 
 func (c *Client) openRegistration(proxyID string) watch.Fetch[Registration] {
@@ -154,6 +156,12 @@ func (c *Client) openIntentions(key IntentionsKey) watch.Fetch[Intentions] {
 }
 
 func (c *Client) openChain(key ChainKey) watch.Fetch[*connect.Chain] {
+	switch {
+	case key.Query:
+		return constant(queryChain(key))
+	case key.Peer != "":
+		return constant(peerChain(key))
+	}
 	doing := fmt.Sprintf("read the discovery chain of %q", key)
 	params := tenancy(key.Namespace, key.Partition)
 	if key.Datacenter != "" {
@@ -174,81 +182,6 @@ func (c *Client) openChain(key ChainKey) watch.Fetch[*connect.Chain] {
 			return nil, watch.Cursor{}, fmt.Errorf("%s: %w", doing, err)
 		}
 		return chain, watch.Cursor{Index: m.index}, nil
-	}
-}
-
-const (
-	// noPath is the cursor after an answer that stands in for a datacenter
-	// nobody can reach.
-	noPath = "no path to the datacenter"
-	// noPathPause is how long to wait before asking for it again.
-	noPathPause = 10 * time.Second
-)
-
-func (c *Client) openEndpoints(key EndpointsKey) watch.Fetch[[]connect.Endpoint] {
-	if key.Peer != "" {
-		return unreachable(key)
-	}
-	params := tenancy(key.Namespace, key.Partition)
-	params.Set("dc", key.Datacenter)
-	if key.Filter != "" {
-		params.Set("filter", key.Filter)
-	}
-	r := request{
-		doing: fmt.Sprintf("read the endpoints of %q", key), path: "/v1/health/connect/" + key.Service, params: params,
-		needs: fmt.Sprintf("service:read on %q and node:read on its nodes", key.Service),
-	}
-	known := false // one goroutine at a time uses a Fetch.
-	return func(ctx context.Context, after watch.Cursor) ([]connect.Endpoint, watch.Cursor, error) {
-		if err := segment("service name", key.Service); err != nil {
-			return nil, watch.Cursor{}, fmt.Errorf("%s: %w", r.doing, err)
-		}
-		if after.Hash == noPath {
-			if err := pause(ctx, noPathPause); err != nil {
-				return nil, watch.Cursor{}, err
-			}
-			after = watch.Cursor{}
-		}
-		var w []wireEndpoint
-		m, err := c.get(ctx, r, after, &w)
-		if err != nil && !known && strings.Contains(err.Error(), "No path to datacenter") {
-			// A failover target in a datacenter that has never been there must
-			// not keep the whole sidecar waiting.
-			return standIn(key.Datacenter, fmt.Sprintf("Consul has no path to datacenter %q", key.Datacenter)), watch.Cursor{Hash: noPath}, nil
-		}
-		if err != nil {
-			return nil, watch.Cursor{}, err
-		}
-		known = true
-		return convertEndpoints(key, w), watch.Cursor{Index: m.index}, nil
-	}
-}
-
-// unreachable is the watch of a target that cannot be served: one answer that
-// says why, and no news ever.
-func unreachable(key EndpointsKey) watch.Fetch[[]connect.Endpoint] {
-	return func(ctx context.Context, after watch.Cursor) ([]connect.Endpoint, watch.Cursor, error) {
-		if after != (watch.Cursor{}) {
-			<-ctx.Done()
-			return nil, watch.Cursor{}, ctx.Err()
-		}
-		return standIn(key.Peer, key.problem()), watch.Cursor{Index: 1}, nil
-	}
-}
-
-// standIn is an endpoint list that only says why there is none.
-func standIn(id, reason string) []connect.Endpoint {
-	return []connect.Endpoint{{ID: id, Unusable: reason}}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
 	}
 }
 

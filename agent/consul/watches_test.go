@@ -251,14 +251,14 @@ func TestChainsAndEndpointsAskForWhatTheKeySays(t *testing.T) {
 	a.answer("/v1/health/connect/api", says(`[{"Node":{"Address":"192.0.2.1","Datacenter":"dc2"},"Service":{"ID":"x","Port":1}}]`))
 	w := NewWatches(a.client(t, nil), nil)
 	chains, gotChain := into[*connect.Chain]()
-	endpoints, gotEndpoints := into[[]connect.Endpoint]()
+	endpoints, gotEndpoints := into[connect.Instances]()
 	w.Chains.Reconcile("web", map[ChainKey]func(*connect.Chain){{Service: "api", Datacenter: "dc2"}: chains})
-	w.Endpoints.Reconcile("web", map[EndpointsKey]func([]connect.Endpoint){{Service: "api", Datacenter: "dc2", Filter: `Service.Meta.v == "1"`, Local: "dc1"}: endpoints})
+	w.Endpoints.Reconcile("web", map[EndpointsKey]func(connect.Instances){{Service: "api", Datacenter: "dc2", Filter: `Service.Meta.v == "1"`, Local: "dc1"}: endpoints})
 	background(t, w.Run)
 	if got := receive(t, gotChain); got.Start == "" {
 		t.Errorf("chain %+v", got)
 	}
-	want := []connect.Endpoint{{ID: "x", Address: "192.0.2.1", Port: 1, Weight: 1}}
+	want := connect.Instances{Endpoints: []connect.Endpoint{{ID: "x", Address: "192.0.2.1", Port: 1, Weight: 1}}}
 	if diff := cmp.Diff(want, receive(t, gotEndpoints)); diff != "" {
 		t.Errorf("endpoints (-want +got):\n%s", diff)
 	}
@@ -275,27 +275,12 @@ func TestTargetsNobodyCanReachSayWhyInsteadOfKeepingEverybodyWaiting(t *testing.
 	a := newAgent(t)
 	a.answer("/v1/health/connect/api", fails(500, "No path to datacenter"))
 	w := NewWatches(a.client(t, nil), nil)
-	peer, gotPeer := into[[]connect.Endpoint]()
-	far, gotFar := into[[]connect.Endpoint]()
-	w.Endpoints.Reconcile("web", map[EndpointsKey]func([]connect.Endpoint){
-		{Service: "pay", Peer: "east"}:                    peer,
-		{Service: "api", Datacenter: "dc2", Local: "dc1"}: far,
-	})
+	far, gotFar := into[connect.Instances]()
+	w.Endpoints.Reconcile("web", map[EndpointsKey]func(connect.Instances){{Service: "api", Datacenter: "dc2", Local: "dc1"}: far})
 	background(t, w.Run)
-	for _, tt := range []struct {
-		values <-chan []connect.Endpoint
-		reason string
-	}{
-		{gotPeer, `it is in peer "east": cluster peering is not served yet`},
-		{gotFar, `Consul has no path to datacenter "dc2"`},
-	} {
-		got := receive(t, tt.values)
-		if len(got) != 1 || got[0].Usable() || got[0].Unusable != tt.reason {
-			t.Errorf("endpoints %+v, want one that says %q", got, tt.reason)
-		}
-	}
-	if n := len(a.requests("/v1/health/connect/pay")); n != 0 {
-		t.Errorf("the peer was asked %d times", n)
+	got := receive(t, gotFar).Endpoints
+	if len(got) != 1 || got[0].Usable() || got[0].Unusable != `Consul has no path to datacenter "dc2"` {
+		t.Errorf("endpoints %+v", got)
 	}
 }
 
@@ -306,6 +291,12 @@ func TestNamesThatWouldLeaveTheirPathAreNotSent(t *testing.T) {
 		_, _, err := c.openChain(ChainKey{Service: name})(t.Context(), watch.Cursor{})
 		wantError(t, err, "service name")
 		_, _, err = c.openEndpoints(EndpointsKey{Service: name})(t.Context(), watch.Cursor{})
+		wantError(t, err, "service name")
+		_, _, err = c.openEndpoints(EndpointsKey{Service: name, Query: true})(t.Context(), watch.Cursor{})
+		wantError(t, err, "name of the prepared query")
+		_, _, err = c.openPeer(PeerKey{Name: name})(t.Context(), watch.Cursor{})
+		wantError(t, err, "name of a peer")
+		_, _, err = c.gateways(t.Context(), GatewaysKey{Datacenter: "dc2"}, name, watch.Cursor{})
 		wantError(t, err, "service name")
 		_, _, err = c.openRegistration(name)(t.Context(), watch.Cursor{})
 		wantError(t, err, "service ID")

@@ -9,20 +9,22 @@ package mtls
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
 )
 
 // Server returns the configuration of an inbound listener. A client must
-// present a certificate that the bundle verifies for client authentication; any
+// present a certificate that callers verify for client authentication; any
 // SNI and any ALPN are accepted, because Consul's gateways and Envoy choose
 // them freely: of protocols the first that the client offers too is negotiated,
 // and none where there is no such. The configuration must not be modified; it
 // may be cloned.
-func Server(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits, protocols ...string) *tls.Config {
+func Server(leaf *connect.Leaf, callers Callers, limits connect.TLSLimits, protocols ...string) *tls.Config {
 	cert := certificate(leaf)
 	cfg := base(limits)
 	cfg.Certificates = []tls.Certificate{cert}
@@ -30,7 +32,7 @@ func Server(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSL
 	// nothing of SPIFFE. VerifyConnection below runs on every connection.
 	cfg.ClientAuth = tls.RequireAnyClientCert
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		_, err := bundle.Verify(state.PeerCertificates, x509.ExtKeyUsageClientAuth, time.Now())
+		_, err := callers.Verify(state.PeerCertificates, time.Now())
 		return err
 	}
 	if len(protocols) > 0 {
@@ -60,10 +62,11 @@ func negotiate(silent *tls.Config, protocols []string) func(*tls.ClientHelloInfo
 
 // Client returns the configuration of connections to one target: it sends sni,
 // presents the leaf whatever CAs the server names, and accepts only a server
-// whose single URI SAN is want. There is no host name check: the identity is
-// the name (Consul, Connect: how proxies verify each other). protocols are
-// offered as ALPN.
-func Client(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits, sni string, want connect.Identity, protocols ...string) *tls.Config {
+// whose single URI SAN is one of want, SPIFFE IDs of the bundle's trust domain in
+// the form of [connect.CanonicalID]. There is no host name check: the identity is
+// the name (Consul, Connect: how proxies verify each other). Without any in want,
+// and without a bundle, nobody is accepted. protocols are offered as ALPN.
+func Client(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSLimits, sni string, want []string, protocols ...string) *tls.Config {
 	cert := certificate(leaf)
 	cfg := base(limits)
 	cfg.ServerName = sni
@@ -71,24 +74,37 @@ func Client(leaf *connect.Leaf, bundle *connect.TrustBundle, limits connect.TLSL
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
 	cfg.InsecureSkipVerify = true // VerifyConnection verifies, on resumed connections too
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		got, err := bundle.Verify(state.PeerCertificates, x509.ExtKeyUsageServerAuth, time.Now())
+		if bundle == nil {
+			return &connect.PeerError{Reason: connect.TLSFailed, Err: errors.New("the roots of the endpoint are not known")}
+		}
+		u, err := bundle.VerifyURI(state.PeerCertificates, x509.ExtKeyUsageServerAuth, time.Now())
 		if err != nil {
 			return err
 		}
-		if got != want {
-			return &connect.PeerError{Reason: connect.IdentityMismatch, Err: fmt.Errorf("the endpoint is %q, want %q", got, want)}
+		got, err := connect.CanonicalID(u)
+		if err != nil {
+			return mismatch("the endpoint is %w", err)
+		}
+		if !slices.Contains(want, got) {
+			return mismatch("the endpoint is %q, want %s", got, oneOf(want))
 		}
 		return nil
 	}
 	return cfg
 }
 
-// Peer returns the identity that the peer of a completed handshake proved.
-func Peer(state tls.ConnectionState) (connect.Identity, error) {
-	if !state.HandshakeComplete || len(state.PeerCertificates) == 0 || len(state.PeerCertificates[0].URIs) != 1 {
-		return connect.Identity{}, fmt.Errorf("the TLS handshake proved no identity")
+// oneOf names a few of those that would do.
+func oneOf(want []string) string {
+	const most = 4
+	switch {
+	case len(want) == 0:
+		return "none: nothing is known of who it must be"
+	case len(want) == 1:
+		return strconv.Quote(want[0])
+	case len(want) > most:
+		return fmt.Sprintf("one of %q and %d more", want[:most], len(want)-most)
 	}
-	return connect.ParseIdentity(state.PeerCertificates[0].URIs[0])
+	return fmt.Sprintf("one of %q", want)
 }
 
 func base(limits connect.TLSLimits) *tls.Config {

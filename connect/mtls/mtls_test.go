@@ -56,6 +56,9 @@ func shake(t *testing.T, server, client *tls.Config) (serverErr, clientErr error
 	return <-done, clientErr, state
 }
 
+// only is what a client wants that calls one service.
+func only(service string) []string { return []string{meshca.ID(service).String()} }
+
 func TestServiceProvesItsIdentity(t *testing.T) {
 	ca := meshca.New("root")
 	inter := ca.Intermediate("intermediate")
@@ -63,15 +66,15 @@ func TestServiceProvesItsIdentity(t *testing.T) {
 	chain := []*x509.Certificate{inter.Cert}
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		limits := connect.TLSLimits{MinVersion: version, MaxVersion: version}
-		server := Server(inter.Leaf("api", chain), bundle, connect.TLSLimits{})
-		client := Client(inter.Leaf("web", chain), bundle, limits, "api.default.dc1.internal.x", meshca.ID("api"))
+		server := Server(inter.Leaf("api", chain), Callers{Own: bundle}, connect.TLSLimits{})
+		client := Client(inter.Leaf("web", chain), bundle, limits, "api.default.dc1.internal.x", only("api"))
 		serverErr, clientErr, state := shake(t, server, client)
 		if serverErr != nil || clientErr != nil {
 			t.Fatalf("%s: server %v, client %v", tls.VersionName(version), serverErr, clientErr)
 		}
-		id, err := Peer(state)
-		if err != nil || id != meshca.ID("web") || state.ServerName != "api.default.dc1.internal.x" || state.Version != version {
-			t.Errorf("server saw %v (%v), SNI %q, %s", id, err, state.ServerName, tls.VersionName(state.Version))
+		caller, err := Callers{Own: bundle}.Proved(state)
+		if err != nil || caller != (Caller{Identity: meshca.ID("web")}) || state.ServerName != "api.default.dc1.internal.x" || state.Version != version {
+			t.Errorf("server saw %+v (%v), SNI %q, %s", caller, err, state.ServerName, tls.VersionName(state.Version))
 		}
 	}
 }
@@ -97,8 +100,8 @@ func TestBadClientsAreRefused(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			bundle := meshca.Bundle(ca)
-			server := Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{})
-			serverErr, clientErr, _ := shake(t, server, Client(tc.leaf, bundle, connect.TLSLimits{}, "", meshca.ID("api")))
+			server := Server(ca.Leaf("api", nil), Callers{Own: bundle}, connect.TLSLimits{})
+			serverErr, clientErr, _ := shake(t, server, Client(tc.leaf, bundle, connect.TLSLimits{}, "", only("api")))
 			var peer *connect.PeerError
 			if !errors.As(serverErr, &peer) || peer.Reason != tc.reason || !strings.Contains(serverErr.Error(), tc.want) {
 				t.Errorf("server error %v, want reason %s with %q", serverErr, tc.reason, tc.want)
@@ -112,7 +115,7 @@ func TestBadClientsAreRefused(t *testing.T) {
 
 func TestClientWithoutCertificateIsRefused(t *testing.T) {
 	ca := meshca.New("root")
-	server := Server(ca.Leaf("api", nil), meshca.Bundle(ca), connect.TLSLimits{})
+	server := Server(ca.Leaf("api", nil), Callers{Own: meshca.Bundle(ca)}, connect.TLSLimits{})
 	serverErr, clientErr, _ := shake(t, server, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the point of the test
 	if serverErr == nil || clientErr == nil {
 		t.Errorf("server %v, client %v", serverErr, clientErr)
@@ -134,8 +137,8 @@ func TestClientAcceptsOnlyTheExactIdentity(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			bundle := meshca.Bundle(ca)
-			client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", meshca.ID("api"))
-			_, clientErr, _ := shake(t, Server(tc.leaf, bundle, connect.TLSLimits{}), client)
+			client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", only("api"))
+			_, clientErr, _ := shake(t, Server(tc.leaf, Callers{Own: bundle}, connect.TLSLimits{}), client)
 			var peer *connect.PeerError
 			if !errors.As(clientErr, &peer) || peer.Reason != tc.reason {
 				t.Errorf("client error %v, want reason %s", clientErr, tc.reason)
@@ -156,8 +159,8 @@ func TestRotationWithCrossSignedRoot(t *testing.T) {
 	if len(leaf.Chain) != 2 || !leaf.Chain[1].Equal(cross) {
 		t.Fatalf("presented chain has %d certificates, want the leaf and the cross-signed root", len(leaf.Chain))
 	}
-	client := Client(old.Leaf("web", nil), meshca.Bundle(old), connect.TLSLimits{}, "", meshca.ID("api"))
-	serverErr, clientErr, _ := shake(t, Server(leaf, rotated, connect.TLSLimits{}), client)
+	client := Client(old.Leaf("web", nil), meshca.Bundle(old), connect.TLSLimits{}, "", only("api"))
+	serverErr, clientErr, _ := shake(t, Server(leaf, Callers{Own: rotated}, connect.TLSLimits{}), client)
 	if serverErr != nil || clientErr != nil {
 		t.Errorf("server %v, client %v", serverErr, clientErr)
 	}
@@ -166,8 +169,8 @@ func TestRotationWithCrossSignedRoot(t *testing.T) {
 func TestMeshEntryLimitsVersions(t *testing.T) {
 	ca := meshca.New("root")
 	bundle := meshca.Bundle(ca)
-	server := Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{MinVersion: tls.VersionTLS13})
-	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{MaxVersion: tls.VersionTLS12}, "", meshca.ID("api"))
+	server := Server(ca.Leaf("api", nil), Callers{Own: bundle}, connect.TLSLimits{MinVersion: tls.VersionTLS13})
+	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{MaxVersion: tls.VersionTLS12}, "", only("api"))
 	if serverErr, _, _ := shake(t, server, client); serverErr == nil || !strings.Contains(serverErr.Error(), "version") {
 		t.Errorf("TLS 1.2 against a minimum of 1.3: %v", serverErr)
 	}
@@ -176,8 +179,8 @@ func TestMeshEntryLimitsVersions(t *testing.T) {
 func TestMeshEntryCannotLowerTheMinimumBelowTLS12(t *testing.T) {
 	ca := meshca.New("root")
 	bundle := meshca.Bundle(ca)
-	server := Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{MinVersion: tls.VersionTLS10})
-	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", meshca.ID("api"))
+	server := Server(ca.Leaf("api", nil), Callers{Own: bundle}, connect.TLSLimits{MinVersion: tls.VersionTLS10})
+	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", only("api"))
 	client.MinVersion, client.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 	if serverErr, clientErr, _ := shake(t, server, client); serverErr == nil || clientErr == nil {
 		t.Errorf("TLS 1.1 was accepted: server %v, client %v", serverErr, clientErr)
@@ -187,9 +190,9 @@ func TestMeshEntryCannotLowerTheMinimumBelowTLS12(t *testing.T) {
 func TestAnyALPNIsAccepted(t *testing.T) {
 	ca := meshca.New("root")
 	bundle := meshca.Bundle(ca)
-	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", meshca.ID("api"))
+	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "", only("api"))
 	client.NextProtos = []string{"h2"}
-	serverErr, clientErr, _ := shake(t, Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{}), client)
+	serverErr, clientErr, _ := shake(t, Server(ca.Leaf("api", nil), Callers{Own: bundle}, connect.TLSLimits{}), client)
 	if serverErr != nil || clientErr != nil {
 		t.Errorf("server %v, client %v", serverErr, clientErr)
 	}
@@ -198,8 +201,8 @@ func TestAnyALPNIsAccepted(t *testing.T) {
 func TestConnectionsAreNeverResumed(t *testing.T) {
 	ca := meshca.New("root")
 	bundle := meshca.Bundle(ca)
-	server := Server(ca.Leaf("api", nil), bundle, connect.TLSLimits{})
-	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "sni", meshca.ID("api"))
+	server := Server(ca.Leaf("api", nil), Callers{Own: bundle}, connect.TLSLimits{})
+	client := Client(ca.Leaf("web", nil), bundle, connect.TLSLimits{}, "sni", only("api"))
 	client.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	for i := range 3 {
 		_, clientErr, state := shake(t, server, client)

@@ -79,6 +79,8 @@ func (d Decision) Why() string {
 		return "denied: the caller is not of our trust domain"
 	case d.kind == byNoPermission:
 		return fmt.Sprintf("%s by the default policy: no permission of intention %q matches the request (precedence %d)", verdict, d.rule, d.rule.Precedence)
+	case d.rule == nil && d.note != "":
+		return fmt.Sprintf("%s: no intention covers the caller, and %s", verdict, d.note)
 	case d.rule == nil:
 		return verdict + " by the default policy: no intention covers the caller"
 	}

@@ -21,7 +21,11 @@ type Settings struct {
 	Intentions []connect.Intention
 	// Default decides where no intention does; its zero value denies.
 	Default     connect.Action
-	TrustDomain string // callers of any other are denied
+	TrustDomain string // callers of any other are denied, unless they are of a peer
+	// Peers are found by the name under which intentions refer to them. Rules on
+	// callers of one that is missing or proves nobody cover nobody, and its
+	// callers are denied.
+	Peers map[string]connect.Peer
 	// Protocol is the service's own. Only with one that speaks HTTP can
 	// permissions and tokens be met.
 	Protocol connect.Protocol
@@ -35,22 +39,25 @@ type Settings struct {
 // everyone.
 type Policy struct {
 	trustDomain string
+	peers       map[string]string // trust domains of those that prove their callers, by name
 	http        bool
 	exact       map[source]int // rules for one exact source, by position
 	wild        []int          // positions of rules with a wildcard, ascending
 	rules       []rule
 	fallback    Decision
+	stranger    Decision // the fallback for callers of peers
 	strip       []string // fields that only a verified token may fill
 	problems    []string
 }
 
 // source is what an exact rule is found by.
-type source struct{ partition, namespace, name string }
+type source struct{ peer, partition, namespace, name string }
 
 // Compile builds the policy of one service. The first intention whose source
 // covers the caller decides, then the default (Consul, service intentions:
-// precedence). Rules for sources of peers cover nobody here. A rule that cannot
-// be understood, whose regular expression is no RE2 say, is not left out: it
+// precedence). The default lets in nobody of a peer, whatever it says: who is
+// exported what is not known here, so that only a rule which names the peer can
+// be meant for its callers. A rule that cannot be understood, whose regular expression is no RE2 say, is not left out: it
 // denies whoever it covers, and Problems names it.
 func Compile(s Settings) *Policy {
 	p := &Policy{
@@ -63,6 +70,13 @@ func Compile(s Settings) *Policy {
 	if !p.fallback.Allowed {
 		p.fallback.Reason = connect.IntentionDenied
 	}
+	p.stranger = Decision{policy: p, kind: byDefault, Reason: connect.IntentionDenied, note: "the default policy is not for callers of peers"}
+	p.peers = make(map[string]string, len(s.Peers))
+	for name, peer := range s.Peers {
+		if peer.Proves() {
+			p.peers[name] = peer.Bundle.TrustDomain
+		}
+	}
 	verifiers := make(map[string]*jwt.Verifier, len(s.Providers))
 	for name, provider := range s.Providers {
 		v := jwt.Compile(provider)
@@ -74,6 +88,7 @@ func Compile(s Settings) *Policy {
 	slices.Sort(p.strip)
 	for i := range s.Intentions {
 		p.rules[i] = p.compileRule(&s.Intentions[i], verifiers)
+		p.checkPeer(&s.Intentions[i], s.Peers)
 		p.index(i, s.Intentions[i].Source)
 	}
 	return p
@@ -81,15 +96,30 @@ func Compile(s Settings) *Policy {
 
 func (p *Policy) index(i int, s connect.Source) {
 	switch {
-	case s.Peer != "":
 	case s.Name == connect.Wildcard || s.Namespace == connect.Wildcard:
 		p.wild = append(p.wild, i)
 	default:
-		key := source{s.Partition, s.Namespace, s.Name}
+		key := source{s.Peer, s.Partition, s.Namespace, s.Name}
+		if s.Peer != "" {
+			key.partition = "" // as in Source.Covers
+		}
 		if _, taken := p.exact[key]; !taken {
 			p.exact[key] = i
 		}
 	}
+}
+
+// checkPeer reports a rule that covers nobody for want of the peer's roots.
+func (p *Policy) checkPeer(i *connect.Intention, peers map[string]connect.Peer) {
+	name := i.Source.Peer
+	if _, proves := p.peers[name]; name == "" || proves {
+		return
+	}
+	why := "its trust bundle has not been heard of yet"
+	if peer, known := peers[name]; known && peer.Problem != "" {
+		why = peer.Problem
+	}
+	p.report(i, "callers of peer %q cannot be recognised and are denied: %s", name, why)
 }
 
 // Problems says which rules deny although they were meant to do something else,
@@ -156,7 +186,7 @@ func (p *Policy) AuthorizeRequest(caller connect.Identity, h *connect.Head, now 
 	case permission > 0:
 		d = r.decide(r.permissions[permission-1].allow, permission)
 	case len(r.permissions) > 0:
-		d = p.fallback
+		d = p.fallbackFor(caller)
 		d.rule, d.kind = r.intention, byNoPermission
 	default:
 		d = r.decide(r.intention.Action == connect.Allow, 0)
@@ -170,10 +200,14 @@ func (p *Policy) AuthorizeRequest(caller connect.Identity, h *connect.Head, now 
 // find returns the rule that decides on a caller, or nil and the decision when
 // no rule does.
 func (p *Policy) find(caller connect.Identity) (*rule, Decision) {
-	if p == nil || caller.TrustDomain != p.trustDomain {
+	if p == nil || !p.ours(caller) {
 		return nil, Decision{policy: p, Reason: connect.IntentionDenied, kind: byTrustDomain}
 	}
-	best, found := p.exact[source{caller.Partition, caller.Namespace, caller.Service}]
+	key := source{caller.Peer, caller.Partition, caller.Namespace, caller.Service}
+	if caller.Peer != "" {
+		key.partition = ""
+	}
+	best, found := p.exact[key]
 	for _, i := range p.wild {
 		if found && best < i {
 			break
@@ -184,7 +218,24 @@ func (p *Policy) find(caller connect.Identity) (*rule, Decision) {
 		}
 	}
 	if !found {
-		return nil, p.fallback
+		return nil, p.fallbackFor(caller)
 	}
 	return &p.rules[best], Decision{}
+}
+
+// ours reports whether the caller is of a trust domain that may be let in: our
+// own, or for a caller of a peer the peer's.
+func (p *Policy) ours(caller connect.Identity) bool {
+	if caller.Peer == "" {
+		return caller.TrustDomain == p.trustDomain
+	}
+	domain, known := p.peers[caller.Peer]
+	return known && domain == caller.TrustDomain
+}
+
+func (p *Policy) fallbackFor(caller connect.Identity) Decision {
+	if caller.Peer != "" {
+		return p.stranger
+	}
+	return p.fallback
 }

@@ -32,6 +32,7 @@ type cluster struct {
 
 	mu    sync.Mutex
 	pools map[poolKey]*wire.Pool
+	proof string // of the latest plan
 }
 
 type poolKey struct {
@@ -102,9 +103,10 @@ type wanted struct {
 type clusterPlan struct {
 	limits connect.Upstream // its Max… fields
 	pools  []wanted
+	proof  string // whom connections lead to: those to anybody else are not kept
 }
 
-// settle brings clusters and pools in line with a runtime in force. With fresh,
+// settle brings clusters and pools in line with a runtime about to be in force. With fresh,
 // our leaf or the roots are new, and connections are replaced as they fall idle.
 func (cs *clusters) settle(rt *runtime, fresh bool) {
 	cs.mu.Lock()
@@ -130,6 +132,8 @@ func (c *cluster) settle(plan *clusterPlan, fresh bool) {
 	c.maxRequests.Store(int64(orDefaultLimit(plan.limits.MaxRequests)))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	fresh = fresh || c.proof != plan.proof
+	c.proof = plan.proof
 	keep := make(map[poolKey]bool, len(plan.pools))
 	for _, w := range plan.pools {
 		keep[w.key] = true

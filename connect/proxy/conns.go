@@ -23,8 +23,10 @@ type conn struct {
 	cancel   context.CancelFunc
 	http     atomic.Bool // requests are told apart, and judged one by one
 	requests requests
-	server   *wire.Server // of HTTP
-	vouched  string       // of an inbound connection of HTTP: see vouched
+	spent    atomic.Bool      // of HTTP/1: where the next request would begin is not known
+	server   *wire.Server     // of HTTP
+	vouched  string           // of an inbound connection of HTTP: see vouched
+	gateway  *connect.Gateway // instead of peer: who calls is said in each request
 
 	mu      sync.Mutex
 	sockets []net.Conn

@@ -83,6 +83,10 @@ func (x *exchange) reply(a answer) {
 	}
 	x.begin()
 	h := x.w.Header()
+	if !x.clear(restBefore) {
+		h["Connection"] = []string{"close"}
+		x.c.spent.Store(true)
+	}
 	h.Set(reasonHeader, string(a.reason))
 	if a.reason == connect.LimitExceeded && a.status == http.StatusServiceUnavailable {
 		h.Set("X-Envoy-Overloaded", "true")

@@ -53,7 +53,7 @@ func (x *exchange) passDeadline(h connect.Header) {
 func deadlineOf(h connect.Header) (left time.Duration, set bool) {
 	if text, ok := h.Lookup(deadlineHeader); ok {
 		if ms, err := strconv.ParseInt(text, 10, 64); err == nil && ms < maxDeadline.Milliseconds() {
-			left, set = time.Duration(ms)*time.Millisecond, true
+			left, set = time.Duration(max(ms, 0))*time.Millisecond, true
 		}
 	}
 	if text, ok := h.Lookup(grpcTimeout); ok {

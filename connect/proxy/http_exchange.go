@@ -27,6 +27,8 @@ type exchange struct {
 	began time.Time
 	due   time.Time // when the caller gives up; zero when it has not said
 	grpc  bool
+	// upgrade says that the request asks for a WebSocket.
+	upgrade bool
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -34,11 +36,15 @@ type exchange struct {
 	// judged is what intentions have decided on, for when they change; nil
 	// before. What it points to is never written to afterwards.
 	judged atomic.Pointer[connect.Head]
+	caller connect.Identity // who is judged, set before judged is
 
-	sent    bool  // the response's header has gone out
-	why     error // the cause of the context's end by the end of the response
-	facts   request.Facts
-	deliver delivery
+	sent     bool                   // the response's header has gone out
+	hijacked bool                   // the connection is a tunnel now
+	flowing  atomic.Bool            // the response is somebody else's, and takes as long as the caller does
+	why      error                  // the cause of the context's end by the end of the response
+	sending  atomic.Pointer[upload] // the body under way, for end
+	facts    request.Facts
+	deliver  delivery
 }
 
 // Causes that end an exchange from within.
@@ -105,7 +111,7 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exc
 	}
 	x := &exchange{p: p, c: c, w: w, r: r, began: time.Now(), grpc: r.ProtoMajor >= 2 && isGRPC(r)}
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
-	if !c.requests.add(x) {
+	if c.spent.Load() || !c.requests.add(x) {
 		panic(http.ErrAbortHandler)
 	}
 	defer c.requests.remove(x)
@@ -116,9 +122,15 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exc
 		// Without it net/http reads the rest of the request before it answers.
 		_ = http.NewResponseController(w).EnableFullDuplex()
 	}
+	x.upgrade = r.ProtoMajor == 1 && r.ProtoMinor > 0 && wantsWebSocket(r.Header)
+	dropHop(r.Header)
+	if x.upgrade {
+		setWebSocket(r.Header)
+	}
 	x.rt = p.runtime.Load()
 	p.counts.of(c.upstream).requests.Add(1)
 	serve(x)
+	x.settle()
 }
 
 // guard lets a panic end its request alone.
@@ -131,20 +143,42 @@ func (x *exchange) guard() {
 		x.p.counts.panics.Add(1)
 		x.p.log.Error("a request handler panicked; the request is ended, the rest goes on", "listener", listenerName(x.c.upstream), "panic", v)
 	}
+	if x.r.ProtoMajor == 1 {
+		// net/http would wait for the rest of the request before it hangs up.
+		x.c.cut()
+	}
 	panic(http.ErrAbortHandler)
 }
 
+// end ends an exchange from within. What a caller does not send, or does not
+// read, does not hold it up. Only for an exchange that is registered: afterwards,
+// the connection may be another's.
+func (x *exchange) end(cause error) {
+	x.cancel(cause)
+	control := http.NewResponseController(x.w)
+	if b := x.sending.Load(); b != nil && !b.ended.Load() {
+		if x.r.ProtoMajor == 1 {
+			x.c.spent.Store(true)
+		}
+		_ = control.SetReadDeadline(x.began)
+	}
+	if x.flowing.Load() {
+		_ = control.SetWriteDeadline(x.began)
+	}
+}
+
 // rejudge asks a new policy about a request that is under way.
-func (x *exchange) rejudge(rt *runtime, id connect.Identity) (policy.Decision, bool) {
+func (x *exchange) rejudge(rt *runtime) (policy.Decision, bool) {
 	head := x.judged.Load()
 	if head == nil {
 		return policy.Decision{}, false // it has not been judged, and will be by the new policy
 	}
-	d := rt.policy.AuthorizeRequest(id, head, x.began)
+	d := rt.policy.AuthorizeRequest(x.caller, head, x.began)
 	return d, !d.Allowed
 }
 
 // head is what decisions are made on. Its header is that of the request.
+// What concerns only the connection is not in it any more.
 func (x *exchange) head() connect.Head {
 	path := x.r.RequestURI
 	if !strings.HasPrefix(path, "/") && path != "*" {

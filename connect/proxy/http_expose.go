@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
-	"github.com/outrider-mesh/outrider/connect/request"
 )
 
 // exposed is a listener without TLS and without intentions, for the paths that
@@ -94,12 +94,12 @@ func (p *Proxy) handleExposed(w http.ResponseWriter, r *http.Request) {
 
 func (x *exchange) exposed() {
 	at := x.rt.exposed[x.c.upstream]
-	if x.rt.http != nil {
-		at = x.rt.exposed[x.c.upstream]
-	}
 	head := x.head()
+	if !x.wellFormed(&head) {
+		return
+	}
 	path := head.PathOnly()
-	if at == nil || x.r.Method == http.MethodConnect || upgradeOf(x.r.Header) != "" {
+	if at == nil || x.upgrade {
 		x.refuse(noRoute())
 		return
 	}
@@ -109,13 +109,12 @@ func (x *exchange) exposed() {
 		x.refuse(noRoute())
 		return
 	}
-	if outcome := request.Normalize(connect.Normalization{KeepPath: true}, &head); outcome.Status != 0 {
-		x.refuse(invalid(http.StatusBadRequest, http.StatusText(http.StatusBadRequest)), "why", outcome.Why)
+	if !x.normal(connect.Normalization{KeepPath: true}, &head) {
 		return
 	}
-	x.timers.start(x.rt.appTimeout, x.rt.appIdle, x.cancel)
+	x.timers.start(x.rt.appTimeout, x.rt.appIdle, x.end)
 	out := head
-	out.Header = connect.Header(passOn(http.Header(head.Header)))
+	out.Header = maps.Clone(head.Header)
 	delete(out.Header, xfcc)
 	x.toApp(at.paths[i].app, out)
 }

@@ -30,7 +30,9 @@ type delivery struct {
 // more than once.
 func (x *exchange) prepare(head connect.Head, retried bool) {
 	x.deliver = delivery{head: head, length: x.r.ContentLength}
-	if x.r.Body == nil || x.r.Body == http.NoBody || x.r.ContentLength == 0 && x.r.ProtoMajor == 1 {
+	if x.r.Body == nil || x.r.Body == http.NoBody || x.r.ContentLength == 0 {
+		// Not left to net/http to find out: when that takes a while, it sends an
+		// empty body in chunks.
 		x.deliver.length = 0
 		x.timers.whole()
 		return
@@ -42,7 +44,8 @@ func (x *exchange) prepare(head connect.Head, retried bool) {
 	case x.r.ContentLength > 0 && x.r.ContentLength <= staleLimit:
 		keep = staleLimit
 	}
-	x.deliver.body = &upload{x: x, from: x.r.Body, keep: keep}
+	x.deliver.body = &upload{x: x, from: x.r.Body, keep: keep, trailer: endToEnd(x.r.Trailer)}
+	x.sending.Store(x.deliver.body)
 }
 
 // request builds the request of one try.
@@ -59,9 +62,8 @@ func (x *exchange) request(ctx context.Context) *http.Request {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	if d.body != nil {
-		r.Body = &replay{u: d.body}
-		r.GetBody = d.body.again
-		r.Trailer = x.r.Trailer
+		body := d.body.fresh()
+		r.Body, r.GetBody, r.Trailer = body, body.again, body.trailer
 	}
 	if r.Header["User-Agent"] == nil {
 		r.Header["User-Agent"] = nil // keeps net/http from naming itself
@@ -89,19 +91,26 @@ func targetURL(path string) *url.URL {
 }
 
 // upload is the body of the request on its way to whoever serves it. One try
-// reads it at a time: another begins only when it was read to its end and kept,
-// or not touched at all.
+// reads it: another begins only when it was read to its end and kept, or not
+// touched at all. A try that has failed may still have a goroutine of net/http
+// that is about to read; it gets nothing any more.
 type upload struct {
 	x    *exchange
 	from io.ReadCloser
 	keep int // bytes that are kept to send them again
+	// trailer has the names of the fields that follow the body.
+	trailer http.Header
 
-	touched atomic.Bool
-	ended   atomic.Bool // nothing more will be read
-	whole   atomic.Bool // read to its end, and kept is all of it
-	kept    []byte
-	lost    bool // more has been read than may be kept
-	end     error
+	mu     sync.Mutex
+	latest *replay // the body of the latest try
+	reader *replay // who reads, once somebody has begun to
+	whole  bool    // read to its end, and kept is all of it
+
+	ended atomic.Bool // nothing more will be read
+	// Of the reader, and of everybody once the body is whole.
+	kept []byte
+	lost bool // more has been read than may be kept
+	end  error
 }
 
 // Bounds of what is kept of one request's body to send it again, in bytes: with
@@ -113,53 +122,99 @@ const (
 
 var errNotKept = errors.New("the body cannot be sent again")
 
-// again is the body for one more try.
-func (u *upload) again() (io.ReadCloser, error) {
-	if !u.replayable() {
-		return nil, errNotKept
-	}
-	return &replay{u: u}, nil
+// fresh is the body from its beginning, for one more try, with a trailer of its
+// own.
+func (u *upload) fresh() *replay {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.latest = &replay{u: u, trailer: maps.Clone(u.trailer)}
+	return u.latest
 }
 
 // replayable reports whether the request can be sent again.
 func (u *upload) replayable() bool {
-	return u == nil || u.whole.Load() || !u.touched.Load()
+	if u == nil {
+		return true
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.whole || u.reader == nil
+}
+
+// admits reports whether a try may read.
+func (u *upload) admits(r *replay) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.reader == nil && u.latest == r {
+		u.reader = r
+	}
+	return u.whole || u.reader == r
+}
+
+// finish notes the end of the body.
+func (u *upload) finish(err error) {
+	u.end = err
+	u.ended.Store(true)
+	if errors.Is(err, io.EOF) {
+		u.mu.Lock()
+		u.whole = !u.lost
+		u.mu.Unlock()
+		u.x.timers.whole()
+		return
+	}
+	// Not the endpoint's fault: the caller has gone, or sends what is no body.
+	u.x.cancel(errBadBody)
 }
 
 // replay reads what was kept of a body, then on.
 type replay struct {
-	u  *upload
-	at int
+	u       *upload
+	at      int
+	trailer http.Header // filled at the end, where net/http looks for it then
+}
+
+// again is what GetBody of a request is: the body for one more try of the same
+// request, and so with the same trailer.
+func (r *replay) again() (io.ReadCloser, error) {
+	if !r.u.replayable() {
+		return nil, errNotKept
+	}
+	next := r.u.fresh()
+	next.trailer = r.trailer
+	return next, nil
 }
 
 func (r *replay) Read(p []byte) (int, error) {
 	u := r.u
+	if !u.admits(r) {
+		return 0, errNotKept
+	}
 	if r.at < len(u.kept) {
 		n := copy(p, u.kept[r.at:])
 		r.at += n
 		return n, nil
 	}
-	if u.end != nil {
-		return 0, u.end
+	if u.end == nil {
+		n, err := u.from.Read(p)
+		r.at += n
+		u.remember(p[:n])
+		u.x.timers.touch()
+		if err == nil {
+			return n, nil
+		}
+		u.finish(err)
+		r.trail()
+		return n, err
 	}
-	u.touched.Store(true)
-	n, err := u.from.Read(p)
-	r.at += n
-	u.remember(p[:n])
-	u.x.timers.touch()
-	if err != nil {
-		u.end = err
-		u.ended.Store(true)
+	r.trail()
+	return 0, u.end
+}
+
+// trail hands on the fields after the body that were announced before it.
+func (r *replay) trail() {
+	for name := range r.trailer {
+		r.trailer[name] = r.u.x.r.Trailer[name]
 	}
-	switch {
-	case errors.Is(err, io.EOF):
-		u.whole.Store(!u.lost)
-		u.x.timers.whole()
-	case err != nil:
-		// Not the endpoint's fault: the caller has gone, or sends what is no body.
-		u.x.cancel(errBadBody)
-	}
-	return n, err
 }
 
 func (u *upload) remember(p []byte) {
@@ -202,9 +257,11 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 		stop := context.AfterFunc(x.ctx, func() { _ = resp.Body.Close() })
 		defer stop()
 	}
-	h := passOn(resp.Header)
+	h := resp.Header
+	dropHop(h)
 	edit(h)
-	if x.sent {
+	x.flowing.Store(true) // before the look at the context: see end
+	if x.sent || x.ctx.Err() != nil {
 		panic(http.ErrAbortHandler)
 	}
 	x.begin()
@@ -212,7 +269,7 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 	if h["Content-Type"] == nil {
 		x.w.Header()["Content-Type"] = nil // keeps net/http from guessing one
 	}
-	for name := range resp.Trailer {
+	for name := range endToEnd(resp.Trailer) {
 		x.w.Header().Add("Trailer", name)
 	}
 	x.w.WriteHeader(resp.StatusCode)
@@ -226,7 +283,8 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 // begin says that the response's header goes out now.
 func (x *exchange) begin() {
 	x.sent = true
-	if x.c.server.Draining() {
+	if x.c.server.Draining() || (x.r.ProtoMajor == 1 && x.r.ProtoMinor == 0) {
+		// HTTP/1.0 has more than one idea of where a request ends.
 		x.w.Header()["Connection"] = []string{"close"}
 	}
 }
@@ -235,7 +293,7 @@ func (x *exchange) begin() {
 // need net/http's prefix.
 func (x *exchange) trailers(resp *http.Response) {
 	for name, values := range resp.Trailer {
-		if len(values) > 0 {
+		if len(values) > 0 && mayTrail(name) {
 			x.w.Header()[http.TrailerPrefix+name] = values
 			delete(x.w.Header(), name)
 		}

@@ -4,9 +4,9 @@
 package proxy
 
 import (
-	"maps"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -19,31 +19,62 @@ const xfcc = "X-Forwarded-Client-Cert"
 func hopFields() []string {
 	return []string{
 		"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-		"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
 	}
 }
 
-// passOn returns a copy of a header without what concerns only the connection
-// that it came over. Values are shared, and must be replaced, not written to.
-func passOn(h http.Header) http.Header {
-	out := maps.Clone(h)
-	if out == nil {
-		out = make(http.Header)
-	}
+// dropHop takes out of a header what concerns only the connection that it came
+// over. Of a request that happens before anything is decided on it: a field that
+// is judged but not sent on, because the client names it in Connection, would
+// tell us one thing and the application another.
+func dropHop(h http.Header) {
+	trailers := hasToken(h["Te"], "trailers")
 	for _, list := range h["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {
 			if name = textproto.TrimString(name); name != "" {
-				delete(out, textproto.CanonicalMIMEHeaderKey(name))
+				delete(h, textproto.CanonicalMIMEHeaderKey(name))
 			}
 		}
 	}
 	for _, name := range hopFields() {
-		delete(out, name)
+		delete(h, name)
 	}
-	if hasToken(h["Te"], "trailers") {
-		out["Te"] = []string{"trailers"}
+	if trailers {
+		h["Te"] = []string{"trailers"}
+	}
+}
+
+// endToEnd is a header with the names of trailers that are passed on, nil for
+// none, and no values.
+func endToEnd(trailer http.Header) http.Header {
+	var out http.Header
+	for name := range trailer {
+		if mayTrail(name) {
+			if out == nil {
+				out = make(http.Header, len(trailer))
+			}
+			out[name] = nil
+		}
 	}
 	return out
+}
+
+// mayTrail reports whether a field may come after the body. Whoever merges
+// trailers into the header must not get one that frames, routes, authenticates
+// or speaks for the mesh: those were judged, or set, before the body (RFC 9110,
+// 6.5.1).
+func mayTrail(name string) bool {
+	for _, prefix := range []string{"Content-", "If-", "Proxy-", "X-Forwarded-", "X-Outrider-", "X-Envoy-"} {
+		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
+	switch name {
+	case "Host", "Authorization", "Cookie", "Set-Cookie", "Cache-Control", "Expect", "Max-Forwards", "Pragma", "Range",
+		"Location", "Www-Authenticate", "Forwarded", "Grpc-Timeout":
+		return false
+	}
+	return !slices.Contains(hopFields(), name)
 }
 
 // hasToken reports whether one of the comma-separated lists has a token.
@@ -58,18 +89,29 @@ func hasToken(lists []string, token string) bool {
 	return false
 }
 
-// upgradeOf is the protocol that a request or response asks to change to, ""
-// for none.
-func upgradeOf(h http.Header) string {
-	if !hasToken(h["Connection"], "upgrade") {
-		return ""
-	}
-	return h.Get("Upgrade")
+// websocket is the one protocol that a connection may change to, as with Envoy
+// in a Consul mesh. After a change to HTTP/2 ("h2c"), requests would go past the
+// intentions that were asked about the first.
+const websocket = "websocket"
+
+// wantsWebSocket reports whether a request or response changes the protocol to
+// WebSocket. A wish for anything else is ignored (RFC 9110, 7.8).
+func wantsWebSocket(h http.Header) bool {
+	return hasToken(h["Connection"], "upgrade") && len(h["Upgrade"]) == 1 && strings.EqualFold(h["Upgrade"][0], websocket)
 }
 
-// copyInto adds the fields of a response to what is sent on.
+// setWebSocket puts in what dropHop has taken out.
+func setWebSocket(h http.Header) {
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{websocket}
+}
+
+// copyInto adds the fields of a response to what is sent on. Their values are
+// shared from then on, and must be replaced, not written to.
 func copyInto(to, from http.Header) {
 	for name, values := range from {
-		to[name] = append(to[name], values...)
+		if before := to[name]; len(before) > 0 {
+			values = append(before, values...)
+		}
+		to[name] = values
 	}
 }

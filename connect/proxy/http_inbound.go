@@ -6,9 +6,11 @@ package proxy
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/connect/request"
 	"github.com/outrider-mesh/outrider/connect/wire"
 )
@@ -35,50 +37,68 @@ func (p *Proxy) handleInbound(w http.ResponseWriter, r *http.Request) {
 }
 
 func (x *exchange) inbound() {
-	s, caller := x.rt.http, x.c.peer.Load()
-	if s == nil || caller == nil {
+	s := x.rt.http
+	if s == nil {
 		x.refuse(unready(connect.NotReady, "the service does not speak HTTP any more"))
 		return
 	}
-	if x.r.Method == http.MethodConnect {
-		x.refuse(invalid(http.StatusMethodNotAllowed, "CONNECT is not served"), "source", caller.Service)
+	head := x.head()
+	if !x.wellFormed(&head) || !x.normal(s.normalize, &head) {
 		return
 	}
-	head := x.head()
-	if !x.normal(s, &head) {
+	if !x.identify(&head) {
 		return
 	}
 	x.judged.Store(&head)
-	d := x.rt.policy.AuthorizeRequest(*caller, &head, x.began)
+	d := x.rt.policy.AuthorizeRequest(x.caller, &head, x.began)
 	if !d.Allowed {
 		a := denied()
 		a.reason = d.Reason
-		x.refuse(a, "source", caller.Service, "intention", d.Intention(), "permission", d.Permission(), "why", d.Why())
+		x.refuse(a, "source", x.caller.Label(), "intention", d.Intention(), "permission", d.Permission(), "why", d.Why())
 		return
 	}
 	// A policy that came between loading the runtime and storing the head has
 	// not seen this request: ask it here.
 	if rt := x.p.runtime.Load(); rt != x.rt {
-		if d, no := x.rejudge(rt, *caller); no {
-			x.refuse(denied(), "source", caller.Service, "intention", d.Intention(), "why", d.Why())
+		if d, no := x.rejudge(rt); no {
+			x.refuse(denied(), "source", x.caller.Label(), "intention", d.Intention(), "why", d.Why())
 			return
 		}
 	}
-	x.timers.start(x.rt.appTimeout, x.rt.appIdle, x.cancel)
+	x.timers.start(x.rt.appTimeout, x.rt.appIdle, x.end)
 	if !x.heedDeadline(&head) || !x.shape(s, &head) {
 		return
 	}
 	out := head
-	out.Header = connect.Header(passOn(http.Header(head.Header)))
+	out.Header = maps.Clone(head.Header)
 	d.Edit(&out)
 	x.vouch(s, out.Header)
-	x.upgradable(out.Header)
 	x.toApp(s.app, out)
 }
 
+// identify finds out who calls: whoever the connection's certificate proves, or
+// whom a mesh gateway vouches for.
+func (x *exchange) identify(head *connect.Head) bool {
+	if id := x.c.peer.Load(); id != nil {
+		x.caller = *id
+		return true
+	}
+	err, source := errNoPeer, "nobody"
+	if g := x.c.gateway; g != nil {
+		source = mtls.Caller{Gateway: *g}.Label()
+		if x.caller, err = vouchedBy(*g, x.rt.callers, head.Header); err == nil {
+			return true
+		}
+	}
+	a := denied()
+	a.reason = connect.IdentityMismatch
+	x.refuse(a, "source", source, "why", err)
+	return false
+}
+
 // normal brings the request into the form that is judged and sent on.
-func (x *exchange) normal(s *httpService, head *connect.Head) bool {
-	outcome := request.Normalize(s.normalize, head)
+func (x *exchange) normal(n connect.Normalization, head *connect.Head) bool {
+	outcome := request.Normalize(n, head)
 	switch outcome.Status {
 	case 0:
 		return true
@@ -104,7 +124,8 @@ func (x *exchange) toApp(app *appPools, out connect.Head) {
 		x.appFailed(err)
 		return
 	}
-	keep := func(http.Header) {}
+	// The reason is for those of the mesh to give.
+	keep := func(h http.Header) { delete(h, reasonHeader) }
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(resp, keep)
 		return
@@ -131,11 +152,11 @@ func (x *exchange) appFailed(err error) {
 
 // recheckRequests asks a new policy about the requests under way of a
 // connection.
-func (p *Proxy) recheckRequests(c *conn, id connect.Identity, rt *runtime) {
+func (p *Proxy) recheckRequests(c *conn, rt *runtime) {
 	c.requests.each(func(x *exchange) {
-		if d, no := x.rejudge(rt, id); no && context.Cause(x.ctx) == nil {
-			p.refuse(d.Reason, "cut an open request", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
-			x.cancel(errDenied)
+		if d, no := x.rejudge(rt); no && context.Cause(x.ctx) == nil {
+			p.refuse(d.Reason, "cut an open request", "source", x.caller.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+			x.end(errDenied)
 		}
 	})
 }

@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -49,7 +50,12 @@ func (x *exchange) outbound() {
 		return
 	}
 	head := x.head()
-	if a, bad := x.acceptable(&head, u.http); bad {
+	// The next hop normalises for itself: what is no path is refused, and the
+	// rest stays as it is.
+	if !x.wellFormed(&head) || !x.normal(connect.Normalization{KeepPath: true}, &head) {
+		return
+	}
+	if a, bad := x.acceptable(u.http); bad {
 		x.refuse(a)
 		return
 	}
@@ -58,7 +64,7 @@ func (x *exchange) outbound() {
 		x.refuse(noRoute())
 		return
 	}
-	x.timers.start(choice.Timeout, choice.Idle, x.cancel)
+	x.timers.start(choice.Timeout, choice.Idle, x.end)
 	if !x.heedDeadline(&head) {
 		return
 	}
@@ -66,11 +72,9 @@ func (x *exchange) outbound() {
 }
 
 // acceptable refuses what cannot be sent on over the mesh.
-func (x *exchange) acceptable(head *connect.Head, u *httpUpstream) (answer, bool) {
+func (x *exchange) acceptable(u *httpUpstream) (answer, bool) {
 	switch {
-	case head.Method == http.MethodConnect:
-		return invalid(http.StatusMethodNotAllowed, "CONNECT is not served"), true
-	case u.h2 && upgradeOf(x.r.Header) != "":
+	case u.h2 && x.upgrade:
 		return invalid(http.StatusNotImplemented, "this upstream is spoken to in HTTP/2, which cannot upgrade: set its service's protocol to http"), true
 	case x.r.ProtoMajor < 2 && isGRPC(x.r):
 		return invalid(http.StatusHTTPVersionNotSupported, "gRPC needs HTTP/2"), true
@@ -84,12 +88,11 @@ func (x *exchange) acceptable(head *connect.Head, u *httpUpstream) (answer, bool
 func (x *exchange) send(u *upstream, choice *route.Choice, head connect.Head) {
 	original := head
 	out := head
-	out.Header = connect.Header(passOn(x.r.Header))
+	out.Header = maps.Clone(head.Header)
 	delete(out.Header, xfcc)
 	x.facts = x.describe(&original)
 	choice.EditRequest(&out, &x.facts)
 	delete(out.Header, xfcc) // a router may not vouch for anybody either
-	x.upgradable(out.Header)
 	x.facts.Request = &out
 	x.prepare(out, choice.Retry.Enabled())
 	u.http.budget.Begin()
@@ -111,14 +114,6 @@ func (x *exchange) send(u *upstream, choice *route.Choice, head connect.Head) {
 // freshCookie is the value of a generated cookie.
 func freshCookie() string {
 	return strconv.FormatUint(rand.Uint64(), 36) + strconv.FormatUint(rand.Uint64(), 36)
-}
-
-// upgradable keeps what asks to change the protocol, which passOn takes out.
-func (x *exchange) upgradable(h connect.Header) {
-	if to := upgradeOf(x.r.Header); to != "" {
-		h["Connection"] = []string{"Upgrade"}
-		h["Upgrade"] = []string{to}
-	}
 }
 
 // describe gathers what format commands may ask for.

@@ -137,17 +137,22 @@ func connOf(r *http.Request) (*conn, bool) {
 // one.
 func (p *Proxy) serveInboundHTTP(c *conn) {
 	socket := &heard{Conn: c.accepted()}
-	peer := tls.Server(socket, p.runtime.Load().inbound)
+	rt := p.runtime.Load()
+	peer := tls.Server(socket, rt.inbound)
 	ctx, cancel := context.WithTimeout(c.ctx, p.limits.Handshake)
 	defer cancel()
 	err := peer.HandshakeContext(ctx)
 	if err == nil {
 		state := peer.ConnectionState()
-		var id connect.Identity
-		if id, err = mtls.Peer(state); err == nil {
+		var caller mtls.Caller
+		if caller, err = rt.callers.Proved(state); err == nil {
 			// One caller has many connections, and the text is thousands of bytes.
 			c.vouched = unique.Make(vouched(state.PeerCertificates)).Value()
-			c.peer.Store(&id)
+			if caller.IsGateway() {
+				c.gateway = &caller.Gateway
+			} else {
+				c.peer.Store(&caller.Identity)
+			}
 			p.hand(c, peer, serverInbound)
 			return
 		}

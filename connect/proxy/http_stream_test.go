@@ -86,13 +86,13 @@ func TestBodyIsHeldBackUntilTheApplicationWantsIt(t *testing.T) {
 	}
 }
 
-// upgrader speaks "echo" after 101, or refuses.
+// upgrader speaks "websocket" after 101, or refuses.
 func upgrader(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Upgrade") != "echo" {
+	if r.Header.Get("Upgrade") != "websocket" {
 		http.Error(w, "upgrade wanted", http.StatusUpgradeRequired)
 		return
 	}
-	w.Header().Set("Upgrade", "echo")
+	w.Header().Set("Upgrade", "websocket")
 	w.Header().Set("Connection", "Upgrade")
 	w.WriteHeader(http.StatusSwitchingProtocols)
 	c, rw, err := http.NewResponseController(w).Hijack()
@@ -107,10 +107,10 @@ func upgrader(w http.ResponseWriter, r *http.Request) {
 func (r *httpPair) upgrade(t *testing.T) (*bufio.Reader, io.Writer) {
 	t.Helper()
 	c := dial(t, r.web.Outbound(t.Context(), "api"))
-	_, _ = io.WriteString(c, "GET /socket HTTP/1.1\r\nHost: api\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n")
+	_, _ = io.WriteString(c, "GET /socket HTTP/1.1\r\nHost: api\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	answers := bufio.NewReader(c)
 	resp, err := http.ReadResponse(answers, nil)
-	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "echo" {
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "websocket" {
 		t.Fatalf("%v, %v", resp, err)
 	}
 	return answers, c
@@ -149,7 +149,7 @@ func TestWithdrawnIntentionEndsAnUpgradedConnection(t *testing.T) {
 
 func TestUpgradeOverHTTP2IsAClearError(t *testing.T) {
 	r := newHTTPPair(t, connect.HTTP2, http.HandlerFunc(upgrader))
-	got := raw(t, r.web.Outbound(t.Context(), "api"), "GET / HTTP/1.1\r\nHost: api\r\nConnection: Upgrade, close\r\nUpgrade: echo\r\n\r\n")
+	got := raw(t, r.web.Outbound(t.Context(), "api"), "GET / HTTP/1.1\r\nHost: api\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 501") || !strings.Contains(got, "set its service's protocol to http") {
 		t.Errorf("%q", got)
 	}

@@ -54,9 +54,9 @@ func (a arrival) field(name string) []string {
 	return out
 }
 
-func newStrictApp(t testing.TB) *strictApp {
+func newStrictApp(t testing.TB, answer func(arrival) string) *strictApp {
 	t.Helper()
-	a := &strictApp{}
+	a := &strictApp{answer: answer}
 	a.addr = application(t, "tcp", "127.0.0.1:0", a.serve)
 	return a
 }
@@ -78,7 +78,7 @@ func (a *strictApp) serve(c net.Conn) {
 		a.mu.Unlock()
 		answer := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 		if got.method == "HEAD" {
-			answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+			answer = "HTTP/1.1 204 No Content\r\n\r\n"
 		}
 		if a.answer != nil {
 			answer = a.answer(got)
@@ -205,7 +205,12 @@ type attacked struct {
 
 func newAttacked(t testing.TB, change func(*connect.Snapshot)) *attacked {
 	t.Helper()
-	ca, app := meshca.New("root"), newStrictApp(t)
+	return newAttackedApp(t, change, nil)
+}
+
+func newAttackedApp(t testing.TB, change func(*connect.Snapshot), answer func(arrival) string) *attacked {
+	t.Helper()
+	ca, app := meshca.New("root"), newStrictApp(t, answer)
 	limits := DefaultLimits()
 	r := &attacked{pair: pair{ca: ca, api: start(t, limits), web: start(t, limits)}, app: app}
 	r.apiSnap = service(ca, "api", app.addr)
@@ -254,7 +259,7 @@ func statuses(c net.Conn, quiet time.Duration) string {
 			}
 			return strings.Join(out, " ")
 		}
-		rest, ok := strings.CutPrefix(line, "HTTP/1.1 ")
+		rest, ok := strings.CutPrefix(strings.Replace(line, "HTTP/1.0", "HTTP/1.1", 1), "HTTP/1.1 ")
 		if !ok {
 			return strings.Join(append(out, fmt.Sprintf("%q", line)), " ")
 		}

@@ -18,17 +18,17 @@ import (
 // of the route is over with the response; silence still counts.
 func (x *exchange) switchProtocols(resp *http.Response, edit func(http.Header)) {
 	remote, ok := resp.Body.(io.ReadWriteCloser)
-	asked, got := upgradeOf(x.r.Header), upgradeOf(resp.Header)
-	if !ok || asked == "" || x.r.ProtoMajor != 1 {
+	if !ok || !x.upgrade || !wantsWebSocket(resp.Header) {
 		_ = resp.Body.Close()
 		x.refuse(unreachable(connect.StreamReset, "protocol error"), "error", "an upgrade that nobody asked for")
 		return
 	}
 	defer func() { _ = remote.Close() }()
-	h := passOn(resp.Header)
-	edit(h)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{got}
-	copyInto(x.w.Header(), h)
+	x.timers.lift()
+	dropHop(resp.Header)
+	edit(resp.Header)
+	setWebSocket(resp.Header)
+	copyInto(x.w.Header(), resp.Header)
 	x.sent = true
 	x.w.WriteHeader(http.StatusSwitchingProtocols)
 	local, buffered, err := http.NewResponseController(x.w).Hijack()
@@ -36,6 +36,7 @@ func (x *exchange) switchProtocols(resp *http.Response, edit func(http.Header)) 
 		x.p.log.Debug("cannot take over the connection for an upgrade", "error", err)
 		panic(http.ErrAbortHandler)
 	}
+	x.hijacked = true
 	defer func() { _ = local.Close() }()
 	if err := buffered.Flush(); err != nil {
 		return

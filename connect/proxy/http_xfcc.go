@@ -23,10 +23,25 @@ func (x *exchange) vouch(s *httpService, h connect.Header) {
 		return
 	}
 	mine := "By=" + s.identity + x.c.vouched
-	if before, ok := h.Lookup(xfcc); ok && before != "" {
+	if before, ok := h.Lookup(xfcc); ok && before != "" && quotesClosed(before) {
 		mine = before + "," + mine
 	}
 	h[xfcc] = []string{mine}
+}
+
+// quotesClosed reports whether every quoted string has an end. One that has none
+// would swallow the element that follows it.
+func quotesClosed(s string) bool {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == '\\' && quoted:
+			i++
+		}
+	}
+	return !quoted && !strings.HasSuffix(s, `\`)
 }
 
 // vouched is the part of an element that is about the caller, made once for a

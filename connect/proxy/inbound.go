@@ -25,7 +25,7 @@ func (p *Proxy) serveInbound(c *conn) {
 	c.peer.Store(&id)
 	rt := p.runtime.Load() // after the peer is known: see recheck
 	if d := rt.policy.Authorize(id); !d.Allowed {
-		p.refuse(d.Reason, "denied a connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+		p.refuse(d.Reason, "denied a connection", "source", id.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
 		return
 	}
 	application, err := p.dialApp(c, rt)
@@ -33,15 +33,16 @@ func (p *Proxy) serveInbound(c *conn) {
 		return // cut meanwhile: who did it has said why
 	}
 	if err != nil {
-		p.refuse(connect.AppUnreachable, "cannot reach the application", "source", id.Service, "address", rt.app.address, "error", err)
+		p.refuse(connect.AppUnreachable, "cannot reach the application", "source", id.Label(), "address", rt.app.address, "error", err)
 		return
 	}
-	p.finish(c, relay.Copy(peer, application, p.relayOptions()), "source", id.Service)
+	p.finish(c, relay.Copy(peer, application, p.relayOptions()), "source", id.Label())
 }
 
 func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 	socket := c.accepted()
-	peer, err := relay.TLSServer(socket, p.runtime.Load().inbound)
+	rt := p.runtime.Load()
+	peer, err := relay.TLSServer(socket, rt.inbound)
 	if err != nil {
 		p.refuse(connect.RequestInvalid, "refused a peer", "error", err)
 		return nil, connect.Identity{}, false
@@ -50,9 +51,12 @@ func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 	defer cancel()
 	err = peer.Handshake(ctx)
 	if err == nil {
-		var id connect.Identity
-		if id, err = mtls.Peer(peer.ConnectionState()); err == nil {
-			return peer, id, true
+		var caller mtls.Caller
+		if caller, err = rt.callers.Proved(peer.ConnectionState()); err == nil && caller.IsGateway() {
+			err = errGatewayOfTCP
+		}
+		if err == nil {
+			return peer, caller.Identity, true
 		}
 	}
 	p.unproved(c, err, peer.Heard())
@@ -71,6 +75,8 @@ func (p *Proxy) dialApp(c *conn, rt *runtime) (*relay.Plain, error) {
 	}
 	return relay.NewPlain(socket)
 }
+
+var errGatewayOfTCP = &connect.PeerError{Reason: connect.IdentityMismatch, Err: errors.New("a mesh gateway calls in its own name, which it may for HTTP only")}
 
 // finish records the end of a relay. How peers end their connections is their
 // business: it is worth a debug line.

@@ -143,8 +143,13 @@ func noEndpointIn(legs []leg) string {
 	text.WriteString("no usable endpoint")
 	for _, l := range legs {
 		fmt.Fprintf(&text, "; target %s: %d usable in Consul", l.target.ID, l.group.Len())
+		if l.through != "" {
+			text.WriteString(", through " + l.through)
+		}
 		if l.group.Len() > 0 {
 			text.WriteString(", all ejected after failures")
+		} else if len(l.endpoints) > 0 {
+			text.WriteString(": " + l.endpoints[0].Unusable)
 		}
 	}
 	return text.String()

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -176,8 +177,10 @@ func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 		}
 		p.serveHTTP(next)
 		opened := p.open(ctx, next)
+		// Before anybody uses it: a cluster has its limits from the first request on,
+		// and whoever still comes to one that is gone is served all the same.
+		p.clusters.settle(next, before != nil && (before.snapshot.Leaf != s.Leaf || before.snapshot.Bundle != s.Bundle || !maps.Equal(before.snapshot.Peers, s.Peers)))
 		p.runtime.Store(next)
-		p.clusters.settle(next, before != nil && (before.snapshot.Leaf != s.Leaf || before.snapshot.Bundle != s.Bundle))
 		p.serve(ctx, opened)
 		p.closeUnwanted(next.binds)
 		p.registry.Retain(next.keys)
@@ -192,16 +195,16 @@ func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 // either here or at its own start.
 func (p *Proxy) recheck(rt *runtime) {
 	for _, c := range p.conns.inbound() {
+		if c.http.Load() {
+			p.recheckRequests(c, rt)
+			continue
+		}
 		id := c.peer.Load()
 		if id == nil {
 			continue
 		}
-		if c.http.Load() {
-			p.recheckRequests(c, *id, rt)
-			continue
-		}
 		if d := rt.policy.Authorize(*id); !d.Allowed {
-			p.refuse(d.Reason, "cut an open connection", "source", id.Service, "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+			p.refuse(d.Reason, "cut an open connection", "source", id.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
 			c.sever()
 		}
 	}

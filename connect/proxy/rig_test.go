@@ -233,7 +233,7 @@ func (r *pair) call(t testing.TB) net.Conn { return dial(t, r.web.Outbound(t.Con
 // as dials the inbound listener of api directly with TLS as a given service.
 func (r *pair) as(t testing.TB, leaf *connect.Leaf) (*tls.Conn, error) {
 	t.Helper()
-	c := tls.Client(dial(t, r.api.Inbound(t.Context())), mtls.Client(leaf, meshca.Bundle(r.ca), connect.TLSLimits{}, "", meshca.ID("api")))
+	c := tls.Client(dial(t, r.api.Inbound(t.Context())), mtls.Client(leaf, meshca.Bundle(r.ca), connect.TLSLimits{}, "", []string{meshca.ID("api").String()}))
 	return c, c.HandshakeContext(t.Context())
 }
 

@@ -9,9 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -28,6 +31,7 @@ type runtime struct {
 	snapshot  *connect.Snapshot
 	policy    *policy.Policy
 	inbound   *tls.Config
+	callers   mtls.Callers // whom inbound lets prove themselves
 	app       app
 	maxConns  int
 	upstreams map[connect.UpstreamID]*upstream
@@ -63,10 +67,12 @@ type upstream struct {
 
 // leg is one target with what it takes to connect to it.
 type leg struct {
-	target  connect.Target
-	tls     *tls.Config
-	group   *balance.Group
-	timeout time.Duration
+	target    connect.Target
+	endpoints []connect.Endpoint // usable or not
+	through   string             // what they are if not instances, in words
+	tls       *tls.Config
+	group     *balance.Group
+	timeout   time.Duration
 
 	// HTTP only.
 	cluster *cluster
@@ -107,10 +113,12 @@ func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 	if s.Leaf == nil || s.Bundle == nil {
 		return nil, errors.New("it has no leaf or no trust bundle")
 	}
+	who := callers(s)
 	rt := &runtime{
 		version: s.Version, snapshot: s,
 		policy:     c.policy(s),
-		inbound:    mtls.Server(s.Leaf, s.Bundle, s.Mesh.Incoming, offered(s.Service.Protocol)...),
+		callers:    who,
+		inbound:    mtls.Server(s.Leaf, who, s.Mesh.Incoming, offered(s.Service.Protocol)...),
 		app:        compileApp(s.Service),
 		maxConns:   orLimit(s.Service.MaxInboundConnections, c.limits.Inbound),
 		upstreams:  make(map[connect.UpstreamID]*upstream, len(s.Upstreams)),
@@ -140,19 +148,33 @@ func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 	return rt, nil
 }
 
+// callers are those who may prove themselves: our own mesh, and the services of
+// peers that intentions name. Mesh gateways only carry requests of those.
+func callers(s *connect.Snapshot) mtls.Callers {
+	c := mtls.Callers{Own: s.Bundle}
+	for _, i := range s.Intentions {
+		p, known := s.Peers[i.Source.Peer]
+		if i.Source.Peer != "" && known && !slices.ContainsFunc(c.Peers, func(other connect.Peer) bool { return other.Name == p.Name }) {
+			c.Peers = append(c.Peers, p)
+		}
+	}
+	c.Gateways = s.Service.Protocol.Speaks() && len(c.Peers) > 0
+	return c
+}
+
 // policy keeps the one before while nothing that it is made of has changed: it
 // remembers the tokens that it has verified.
 func (c *compiler) policy(s *connect.Snapshot) *policy.Policy {
 	if c.before != nil {
 		old := c.before.snapshot
 		if old.DefaultAction == s.DefaultAction && old.Bundle.TrustDomain == s.Bundle.TrustDomain && old.Service.Protocol == s.Service.Protocol &&
-			sameSlice(old.Intentions, s.Intentions) && reflect.DeepEqual(old.JWTProviders, s.JWTProviders) {
+			sameSlice(old.Intentions, s.Intentions) && reflect.DeepEqual(old.JWTProviders, s.JWTProviders) && maps.Equal(old.Peers, s.Peers) {
 			return c.before.policy
 		}
 	}
 	return policy.Compile(policy.Settings{
 		Intentions: s.Intentions, Default: s.DefaultAction, TrustDomain: s.Bundle.TrustDomain,
-		Protocol: s.Service.Protocol, Providers: s.JWTProviders,
+		Protocol: s.Service.Protocol, Providers: s.JWTProviders, Peers: s.Peers,
 	})
 }
 
@@ -281,11 +303,14 @@ func (c *compiler) leg(rt *runtime, u connect.Upstream, l route.Leg, lb connect.
 	key := balance.Key{Upstream: u.ID, Target: l.Target.ID}
 	rt.keys[key] = true
 	s := rt.snapshot
+	endpoints, through := s.Reach(l.Target)
 	return leg{
-		target:  l.Target,
-		timeout: l.ConnectTimeout,
-		tls:     mtls.Client(s.Leaf, s.Bundle, s.Mesh.Outgoing, l.Target.SNI, l.Target.Identity(s.Bundle.TrustDomain)),
-		group: balance.NewGroup(c.registry, key, s.Endpoints[l.Target.ID], balance.Options{
+		target:    l.Target,
+		endpoints: endpoints,
+		through:   through,
+		timeout:   l.ConnectTimeout,
+		tls:       mtls.Client(s.Leaf, s.BundleOf(l.Target), s.Mesh.Outgoing, l.Target.SNI, l.Target.Accepts(s.Bundle.TrustDomain)),
+		group: balance.NewGroup(c.registry, key, endpoints, balance.Options{
 			LoadBalancer: lb, Default: unnamed, Health: u.PassiveHealth, Fallback: fallback,
 		}),
 	}
@@ -301,7 +326,7 @@ func (c *compiler) pool(rt *runtime, l *leg, u connect.Upstream, h2 bool) {
 	l.cluster = c.clusters.of(key)
 	plan := rt.clusters[key]
 	if plan == nil {
-		plan = &clusterPlan{limits: u}
+		plan = &clusterPlan{limits: u, proof: l.target.SNI + " " + strings.Join(l.target.Identities, " ")}
 		rt.clusters[key] = plan
 	}
 	entries := l.group.Entries()

@@ -61,8 +61,11 @@ type UpstreamStatus struct {
 
 // TargetStatus is that of one target, in failover order.
 type TargetStatus struct {
-	ID        connect.TargetID
-	SNI       string
+	ID  connect.TargetID
+	SNI string
+	// Through says what Endpoints are when they are not the target's instances:
+	// `mesh gateways of datacenter "dc2"`.
+	Through   string `json:",omitempty"`
 	Endpoints []EndpointStatus
 }
 
@@ -121,7 +124,7 @@ func (p *Proxy) status(now time.Time) Status {
 func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
 	var out []TargetStatus
 	for _, l := range u.everyLeg() {
-		t := TargetStatus{ID: l.target.ID, SNI: l.target.SNI}
+		t := TargetStatus{ID: l.target.ID, SNI: l.target.SNI, Through: l.through}
 		for i := range l.group.Entries() {
 			entry := &l.group.Entries()[i]
 			e := EndpointStatus{
@@ -133,7 +136,7 @@ func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
 			}
 			t.Endpoints = append(t.Endpoints, e)
 		}
-		for _, e := range rt.snapshot.Endpoints[l.target.ID] {
+		for _, e := range l.endpoints {
 			if !e.Usable() {
 				t.Endpoints = append(t.Endpoints, EndpointStatus{ID: e.ID, Node: e.Node, Address: e.HostPort(), Weight: e.Weight, NotUsed: e.Unusable})
 			}

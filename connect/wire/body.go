@@ -7,20 +7,20 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // track gives the connection back once the response is done with.
 func (p *Pool) track(c *clientConn, resp *http.Response) {
-	done := sync.OnceFunc(func() { p.giveBack(c) })
 	if both, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = &switched{ReadWriteCloser: both, done: func() { p.takenAway(c) }}
+		resp.Body = &switched{ReadWriteCloser: both, done: sync.OnceFunc(func() { p.takenAway(c) })}
 		return
 	}
 	if resp.Body == http.NoBody || resp.Body == nil {
-		done()
+		p.giveBack(c)
 		return
 	}
-	resp.Body = &body{ReadCloser: resp.Body, done: done}
+	resp.Body = &body{ReadCloser: resp.Body, pool: p, conn: c}
 }
 
 // takenAway forgets a connection that speaks another protocol now.
@@ -32,7 +32,15 @@ func (p *Pool) takenAway(c *clientConn) {
 
 type body struct {
 	io.ReadCloser
-	done func()
+	pool  *Pool
+	conn  *clientConn
+	given atomic.Bool // back to the pool
+}
+
+func (b *body) done() {
+	if !b.given.Swap(true) {
+		b.pool.giveBack(b.conn)
+	}
 }
 
 // Read gives the connection back at the end of the body, before whoever reads

@@ -17,7 +17,10 @@ import (
 
 // A Client turns connections into HTTP client connections. One serves a whole
 // process.
-type Client struct{ h1, h2 *http.Transport }
+type Client struct {
+	h1, h2  *http.Transport
+	buffers batchBuffers
+}
 
 // continueWait is how long a body is held back for the other side's consent
 // (RFC 9110, 10.1.1).

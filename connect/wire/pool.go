@@ -47,6 +47,7 @@ type Pool struct {
 	opening *opening      // of HTTP/2: several requests wait for one dial
 	open    int           // connections, also those in use and being dialled
 	waiting []chan struct{}
+	retired bool // connections serve one request each
 	closed  bool
 	every   map[*clientConn]struct{}
 }
@@ -307,6 +308,7 @@ func (p *Pool) connect(ctx context.Context, dial Dial, call *opening) (*clientCo
 		return nil, &Error{DialFailed, err}
 	}
 	c.inUse++
+	c.old = p.retired
 	p.every[c] = struct{}{}
 	if p.h2 {
 		p.conns = append(p.conns, c)
@@ -318,6 +320,9 @@ func (p *Pool) dialled(ctx context.Context, dial Dial) (*clientConn, error) {
 	conn, err := dial(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if p.h2 {
+		conn = &batched{conn, newBatch(conn, &p.client.buffers)}
 	}
 	c := &clientConn{conn: &counted{Conn: conn}}
 	c.ClientConn, err = p.client.open(ctx, c.conn, p.h2)

@@ -18,15 +18,13 @@ func (p *Pool) Renew(dial Dial, fresh bool) {
 }
 
 // Retire ends the pool: idle connections at once, others after the requests
-// they have. Further requests fail.
+// they have. A request that chose the pool before and comes to it now is served
+// on a connection of its own.
 func (p *Pool) Retire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = true
+	p.retired = true
 	p.age()
-	for len(p.waiting) > 0 {
-		p.wakeOne()
-	}
 }
 
 func (p *Pool) age() {
@@ -38,13 +36,16 @@ func (p *Pool) age() {
 	}
 }
 
-// Close cuts every connection.
+// Close cuts every connection. Further requests fail.
 func (p *Pool) Close() {
-	p.Retire()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed = true
 	for c := range p.every {
 		p.remove(c)
+	}
+	for len(p.waiting) > 0 {
+		p.wakeOne()
 	}
 }
 

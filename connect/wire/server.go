@@ -37,6 +37,7 @@ type Server struct {
 	closed   chan struct{}
 	once     sync.Once
 	draining atomic.Bool
+	buffers  batchBuffers
 }
 
 // Bounds of what one HTTP/2 peer can make a server hold. Streams that a peer
@@ -92,7 +93,7 @@ func (s *Server) Run() error {
 // Serve serves a connection, which it owns from then on, and returns when it
 // has ended. Requests of it may still be in their handlers.
 func (s *Server) Serve(conn net.Conn, about any) {
-	c := &served{Conn: conn, about: about, closed: make(chan struct{})}
+	c := &served{Conn: conn, about: about, closed: make(chan struct{}), buffers: &s.buffers}
 	select {
 	case s.handed <- c:
 		<-c.closed

@@ -8,6 +8,7 @@
 package wire
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -41,9 +42,36 @@ type served struct {
 	about  any
 	once   sync.Once
 	closed chan struct{}
+	heard  bool   // its first bytes have been read, which net/http does before it writes
+	frames *batch // how HTTP/2 is written; nil for HTTP/1
+	// buffers are those of all connections of the server.
+	buffers *batchBuffers
+}
+
+// Read finds out what the client speaks: only the preface of HTTP/2 begins like
+// this (RFC 9113, 3.4).
+func (s *served) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if !s.heard && n > 0 {
+		s.heard = true
+		if bytes.HasPrefix(p[:n], []byte("PRI * HTTP/2")) {
+			s.frames = newBatch(s.Conn, s.buffers)
+		}
+	}
+	return n, err
+}
+
+func (s *served) Write(p []byte) (int, error) {
+	if s.frames != nil {
+		return s.frames.Write(p)
+	}
+	return s.Conn.Write(p)
 }
 
 func (s *served) Close() error {
+	if s.frames != nil {
+		s.frames.end()
+	}
 	err := s.Conn.Close()
 	s.once.Do(func() { close(s.closed) })
 	return err

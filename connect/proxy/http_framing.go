@@ -1,0 +1,104 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
+)
+
+// wellFormed refuses a request whose head another reader could take for
+// something else, whatever net/http let through. Paths are judged apart.
+func (x *exchange) wellFormed(head *connect.Head) bool {
+	why := ""
+	switch {
+	case head.Method == http.MethodConnect:
+		if x.r.ProtoMajor == 1 {
+			// What follows may be meant for the other end of a tunnel.
+			x.w.Header()["Connection"] = []string{"close"}
+			x.c.spent.Store(true)
+		}
+		x.refuse(invalid(http.StatusMethodNotAllowed, "CONNECT is not served"))
+		return false
+	case !onlyOf(head.Method, letters+digits+"!#$%&'*+-.^_`|~"):
+		// HTTP/2 carries any text, which HTTP/1 would read as a request line.
+		why = "the method is not a token"
+	case !onlyOf(head.Authority, letters+digits+"-._~!$&'()*+;=:[]"):
+		why = "the host is missing or has characters that no host has"
+	case x.r.URL.User != nil:
+		why = "the target names a user"
+	}
+	if why == "" {
+		return true
+	}
+	x.refuse(invalid(http.StatusBadRequest, http.StatusText(http.StatusBadRequest)), "why", why)
+	return false
+}
+
+const (
+	letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits  = "0123456789"
+)
+
+func onlyOf(s, chars string) bool {
+	for i := range len(s) {
+		if strings.IndexByte(chars, s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// How long, and for how many bytes, the rest of a request is waited for whose
+// answer is known already.
+const (
+	restBefore = 50 * time.Millisecond // the answer goes out
+	restAfter  = time.Second
+	restBytes  = 64 << 10
+)
+
+// clear reads what is left of the body of a request of HTTP/1 and reports
+// whether it has come to its end, so that the next request begins where this
+// one ends. In HTTP/2 that is so by itself.
+func (x *exchange) clear(grace time.Duration) bool {
+	if x.r.ProtoMajor != 1 || x.r.ContentLength == 0 {
+		return true
+	}
+	if b := x.deliver.body; b != nil && b.ended.Load() {
+		return errors.Is(b.end, io.EOF)
+	}
+	if x.c.spent.Load() || x.r.Header["Expect"] != nil {
+		return false // reading would ask the client for what nobody wants
+	}
+	control := http.NewResponseController(x.w)
+	_ = control.SetReadDeadline(time.Now().Add(grace))
+	_, err := io.CopyN(io.Discard, x.r.Body, restBytes)
+	_ = control.SetReadDeadline(time.Time{})
+	return errors.Is(err, io.EOF)
+}
+
+// settle ends an exchange that has been answered. A connection is not used again
+// when it is not clear where the next request begins: what is left of a body, or
+// follows one that was none, must not be read as one.
+func (x *exchange) settle() {
+	if x.r.ProtoMajor != 1 || x.hijacked || x.clear(0) {
+		return
+	}
+	if !x.c.spent.Load() {
+		_ = http.NewResponseController(x.w).Flush() // the answer does not wait for it
+		if x.clear(restAfter) {
+			return
+		}
+		x.c.spent.Store(true)
+	}
+	// net/http reads on before it hangs up. Reading here makes sure that nobody
+	// else is about to, whom it would call off, and the deadline with him.
+	_ = http.NewResponseController(x.w).SetReadDeadline(x.began)
+	_, _ = io.CopyN(io.Discard, x.r.Body, 1)
+}
