@@ -35,10 +35,10 @@ FUZZTIME    ?= 20s
 BENCH       ?= .
 BENCH_COUNT ?= 6
 
-.PHONY: help demo build test vet lint unit race fuzz bench golden integration servers clean
+.PHONY: help demo build test vet lint unit race fuzz bench bench-envoy golden integration servers clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: build ## build Outrider and show a mesh in one process; needs nothing but Go
 	bin/outrider dev -once
@@ -79,8 +79,15 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 bench: ## benchmarks, BENCH_COUNT (6) times, summed up by benchstat
 	@mkdir -p bench
 	$(GO) test -vet=off -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCH_COUNT) \
-	    $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u) | tee bench/latest.txt
+	    $$(grep -rl --include='*_test.go' --exclude-dir=integration '^func Benchmark' . | xargs -n 1 dirname | sort -u) | tee bench/latest.txt
 	$(GO) run golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION) $(wildcard bench/base.txt) bench/latest.txt
+
+# Six minutes on a machine that does nothing else. Everything it compares has its
+# turns in this one run; see the flags in integration/bench for shorter ones.
+bench-envoy: servers ## a call through two sidecars, Outrider's beside Envoy's: speed, CPU and memory
+	@mkdir -p bench
+	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_ENVOY=$(ENVOY) \
+	    $(GO) test -vet=off -run '^$$' -bench '^BenchmarkMesh$$' -benchtime 1x -timeout 20m ./integration/bench -output '$(CURDIR)/bench/envoy.md'
 
 golden: ## rewrite golden files; read their diff as a change of behaviour
 	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

@@ -84,8 +84,16 @@ func (l *lockedBuffer) String() string {
 // start runs outrider with a configuration and waits until it is ready.
 func start(t *testing.T, consul *realserver.Consul, config string) *outrider {
 	t.Helper()
+	o := &outrider{}
+	o.configure(t, consul, config)
+	return o
+}
+
+// configure runs the process as an agent and waits until it is ready.
+func (o *outrider) configure(t *testing.T, consul *realserver.Consul, config string) {
+	t.Helper()
 	dir := t.TempDir()
-	o := &outrider{admin: filepath.Join(dir, "admin.sock")}
+	o.admin = filepath.Join(dir, "admin.sock")
 	config = fmt.Sprintf("consul { address = %q }\nadmin { address = \"unix://%s\" }\nlog { level = \"debug\" }\n", consul.Addr, o.admin) + config
 	path := filepath.Join(dir, "outrider.hcl")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
@@ -93,7 +101,6 @@ func start(t *testing.T, consul *realserver.Consul, config string) *outrider {
 	}
 	o.run(t, consul, "agent", "-config", path)
 	o.waitReady(t)
-	return o
 }
 
 // run starts the process with the environment of Consul's own commands.
