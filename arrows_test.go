@@ -72,7 +72,7 @@ func arrows() map[string]rule {
 		"connect/relay":   {},
 		"connect/retry":   {},
 		"connect/limit":   {},
-		"connect/wire":    {libs: []string{http2Lib}},
+		"connect/wire":    {libs: []string{hclog, http2Lib}},
 		"connect/proxy": {
 			ours: []string{
 				"connect", "connect/policy", "connect/request", "connect/route", "connect/balance", "connect/mtls",

@@ -159,16 +159,19 @@ func upstreamsTo(ports map[string]int, common string) string {
 // getOnce asks an HTTP application through a local listener who it is.
 func getOnce(t *testing.T, port int) (server string, err error) {
 	t.Helper()
-	c := newCaller(t, port, false)
+	r, err := getBy(t, newCaller(t, port, false))
+	return r.Server, err
+}
+
+// getBy makes one request, over a connection that is not kept.
+func getBy(t *testing.T, c *caller) (reply, error) {
+	t.Helper()
 	defer c.client.CloseIdleConnections()
 	r, err := c.get(t.Context(), "/hello")
-	switch {
-	case err != nil:
-		return "", err
-	case r.status != http.StatusOK:
-		return "", fmt.Errorf("status %d, reason %q: %.200q", r.status, r.refused(), r.text)
+	if err == nil && r.status != http.StatusOK {
+		err = fmt.Errorf("status %d, reason %q: %.200q", r.status, r.refused(), r.text)
 	}
-	return r.Server, nil
+	return r, err
 }
 
 // post sends JSON to Consul's API and reads the answer.

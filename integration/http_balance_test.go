@@ -75,7 +75,7 @@ func deadlinesArePassedOn(t *testing.T, consul *realserver.Consul) {
 	_, c := pair(t, consul, "due", service{}, service{app: httpApp(t, "app")})
 	// Nothing but the deadline would end a request here.
 	entry(t, consul, `{"Kind":"service-resolver","Name":"overdue","RequestTimeout":"10m"}`)
-	_, held := pair(t, consul, "overdue", service{}, service{app: serve(t, app), proxy: "config { local_request_timeout_ms = 0 }"})
+	_, held := pair(t, consul, "overdue", service{}, service{app: serve(t, app), proxy: untimed})
 	left, err := strconv.Atoi(c.want(t, http.StatusOK, "/", header, "30000").Header.Get(header))
 	if err != nil || left <= 0 || left >= 30000 {
 		t.Errorf("the application is told %d ms of 30000: %v", left, err)

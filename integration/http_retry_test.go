@@ -14,11 +14,12 @@ import (
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
-// retrying is the route of a service whose 503 is tried again, times times.
+// retrying is the route of a service whose 503 is tried again, times times. It
+// has no timeout that a slow machine could reach.
 func retrying(t *testing.T, consul *realserver.Consul, name string, times int) {
 	t.Helper()
 	entry(t, consul, `{"Kind":"service-router","Name":%q,"Routes":[
-		{"Match":{"HTTP":{"PathPrefix":"/"}},"Destination":{"NumRetries":%d,"RetryOnStatusCodes":[503]}}]}`, name, times)
+		{"Match":{"HTTP":{"PathPrefix":"/"}},"Destination":{"RequestTimeout":"10m","NumRetries":%d,"RetryOnStatusCodes":[503]}}]}`, name, times)
 }
 
 func a503IsRetried(t *testing.T, consul *realserver.Consul) {
@@ -63,6 +64,9 @@ func a503IsRetried(t *testing.T, consul *realserver.Consul) {
 	}
 }
 
+// untimed is the proxy block of a service whose application may take its time.
+const untimed = "config { local_request_timeout_ms = 0 }"
+
 // retriesKeepToTheirBudget has forty requests fail at the same moment. A fifth
 // of forty is eight, and three may always be tried again.
 func retriesKeepToTheirBudget(t *testing.T, consul *realserver.Consul) {
@@ -83,7 +87,7 @@ func retriesKeepToTheirBudget(t *testing.T, consul *realserver.Consul) {
 		}
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
-	_, c := pair(t, consul, "down", service{}, service{app: serve(t, app)})
+	_, c := pair(t, consul, "down", service{}, service{app: serve(t, app), proxy: untimed})
 	var calls sync.WaitGroup
 	t.Cleanup(calls.Wait)
 	for range requests {

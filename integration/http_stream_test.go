@@ -65,7 +65,7 @@ func webSocketsEcho(t *testing.T, consul *realserver.Consul) {
 	if res.StatusCode != http.StatusSwitchingProtocols || c.Subprotocol() != "echo" {
 		t.Errorf("status %d, subprotocol %q", res.StatusCode, c.Subprotocol())
 	}
-	large := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	large := bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
 	for i := range 50 {
 		kind, message := websocket.MessageText, []byte("message "+strconv.Itoa(i))
 		if i%10 == 9 {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/internal/realserver"
@@ -41,6 +42,10 @@ func newPeering(t *testing.T) *peering {
 		register(t, p.b.Consul, name+"-envoy", run(t, name+"-envoy").(*net.TCPAddr).Port)
 		p.services = append(p.services, name+"-outrider", name+"-envoy")
 	}
+	// gRPC applications are not told who calls, but intentions have to know.
+	entry(t, p.b.Consul, `{"Kind":"service-defaults","Name":"gapi-outrider","Protocol":"grpc"}`)
+	stanzas.WriteString(service{name: "gapi-outrider", app: httpApp(t, "gapi-outrider")}.stanza(t))
+	p.services = append(p.services, "gapi-outrider")
 	slices.Sort(p.services)
 	p.b.export(t, "a", p.services...)
 	for _, name := range p.services {
@@ -68,9 +73,9 @@ func (p *peering) call(t *testing.T, name string, port int) error {
 	if kind, ok := strings.CutPrefix(name, "api-"); ok {
 		return pingAt(port, kind)
 	}
-	server, err := getOnce(t, port)
-	if err == nil && server != name {
-		err = fmt.Errorf("served by %q", server)
+	r, err := getBy(t, newCaller(t, port, strings.HasPrefix(name, "gapi-")))
+	if err == nil && r.Server != name {
+		err = fmt.Errorf("served by %q", r.Server)
 	}
 	return err
 }
@@ -92,7 +97,7 @@ func TestServicesOfAPeerAreCalledAndLetInCallersOfPeers(t *testing.T) {
 	}
 	// A deny reaches the one caller and the one service that it names, with the
 	// name of the caller although it came through gateways.
-	for _, name := range []string{"api-outrider", "hapi-outrider"} {
+	for _, name := range []string{"api-outrider", "hapi-outrider", "gapi-outrider"} {
 		p.b.admit(t, name, "web-outrider=deny", "web-envoy=allow")
 		until(t, name+" denies web-outrider", func() error {
 			if err := p.call(t, name, ports["web-outrider"][name]); err == nil {
@@ -205,5 +210,33 @@ func TestPeerThatMayNotBeReadIsAClearReason(t *testing.T) {
 	}
 	if len(status.Intentions) != 1 || status.Intentions[0].Source != "b/shop" {
 		t.Errorf("intentions %+v", status.Intentions)
+	}
+}
+
+// New roots of either side reach the other before anybody needs them: without a
+// cross-signed certificate nothing else would make the new leaves hold.
+func TestPeersFollowEachOthersRoots(t *testing.T) {
+	t.Parallel()
+	p := newPeering(t)
+	ports := p.ports(t)
+	web := start(t, p.a.Consul, service{name: "web-outrider", proxy: upstreamsTo(ports, "        destination_peer = \"b\"")}.stanza(t))
+	for _, turn := range []struct {
+		d       *datacenter
+		o       *outrider
+		service string
+	}{{p.a, web, "web-outrider"}, {p.b, p.callee, "api-outrider"}} {
+		until(t, "the call goes through", func() error { return p.call(t, "api-outrider", ports["api-outrider"]) })
+		before := turn.o.sidecar(t, turn.service).Leaf.Serial
+		put(t, turn.d.Consul, "/v1/connect/ca/configuration",
+			`{"Provider":"consul","Config":{"PrivateKeyType":"ec","PrivateKeyBits":384},"ForceWithoutCrossSigning":true}`)
+		untilWithin(t, 2*time.Minute, turn.service+" has a leaf of the new root", func() error {
+			if now := turn.o.sidecar(t, turn.service).Leaf.Serial; now == before {
+				return fmt.Errorf("it has that of the old one")
+			}
+			return nil
+		})
+	}
+	for _, name := range []string{"api-outrider", "hapi-outrider"} {
+		until(t, name+" is called with the new roots of both", func() error { return p.call(t, name, ports[name]) })
 	}
 }

@@ -56,14 +56,17 @@ func (cs *clusters) init() {
 	cs.budgets = make(map[connect.UpstreamID]*retry.Budget)
 }
 
-// of returns the cluster of a key, which it makes if need be. Limits below zero
-// are not set.
+// of returns the cluster of a key, which it makes if need be. A new one has the
+// limits of where nothing is configured: requests may come to it before settle
+// does.
 func (cs *clusters) of(key balance.Key) *cluster {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	c := cs.byKey[key]
 	if c == nil {
 		c = &cluster{pools: make(map[poolKey]*wire.Pool)}
+		c.share.Limit(defaultLimit, defaultLimit)
+		c.maxRequests.Store(defaultLimit)
 		cs.byKey[key] = c
 	}
 	return c

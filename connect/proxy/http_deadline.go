@@ -74,10 +74,10 @@ func parseGRPCTimeout(text string) (time.Duration, bool) {
 	}
 	unit, ok := grpcUnit(text[len(text)-1])
 	n, err := strconv.ParseUint(text[:len(text)-1], 10, 32)
-	if !ok || err != nil || time.Duration(n) > maxDeadline/unit { //nolint:gosec // 32 bits
+	if !ok || err != nil || time.Duration(n) > maxDeadline/unit {
 		return 0, false
 	}
-	return time.Duration(n) * unit, true //nolint:gosec // 32 bits
+	return time.Duration(n) * unit, true
 }
 
 func grpcUnit(b byte) (time.Duration, bool) {

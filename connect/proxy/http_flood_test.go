@@ -78,8 +78,8 @@ func (f *flooded) ways(t *testing.T) map[string]net.Conn {
 }
 
 // underway is how many requests the proxies have, and how many connections.
-func (f *flooded) underway() (requests, connections int) {
-	for _, p := range []*Proxy{f.api, f.web} {
+func (r *pair) underway() (requests, connections int) {
+	for _, p := range []*Proxy{r.api, r.web} {
 		p.conns.mu.Lock()
 		connections += len(p.conns.open)
 		for c := range p.conns.open {
@@ -149,7 +149,7 @@ func (f *flooded) during(t *testing.T, flood func(*testing.T, *h2peer)) {
 	if most > 4*250 || f.most.Load() > 2*250+10 {
 		t.Errorf("%d requests at once in the proxies, %d in the application", most, f.most.Load())
 	}
-	if slowest > 5*time.Second {
+	if slowest > 15*time.Second {
 		t.Errorf("a request beside the flood took %v", slowest)
 	}
 }
@@ -161,7 +161,6 @@ func unheard(c net.Conn) {
 }
 
 func TestFloodsOfHTTP2StayBounded(t *testing.T) {
-	const patience = 3 * time.Second
 	reset := func(_ *testing.T, h *h2peer) {
 		unheard(h)
 		for i := range uint32(10_000) {
@@ -178,7 +177,7 @@ func TestFloodsOfHTTP2StayBounded(t *testing.T) {
 			for i := range uint32(1_000) {
 				h.open(2*i+1, true, with(":path", "/hold")...)
 			}
-			wait(t.Context().Done(), 2*patience)
+			wait(t.Context().Done(), time.Second)
 		},
 		"continuations": func(t *testing.T, h *h2peer) {
 			unheard(h)
@@ -230,10 +229,10 @@ func TestFloodsOfHTTP2StayBounded(t *testing.T) {
 			for i := range uint32(50) {
 				h.open(2*i+1, true, with(":path", "/large")...)
 			}
-			wait(t.Context().Done(), 2*patience)
+			wait(t.Context().Done(), time.Second)
 		},
 	} {
-		t.Run(name, func(t *testing.T) { newFlooded(t, patience).during(t, flood) })
+		t.Run(name, func(t *testing.T) { newFlooded(t, time.Minute).during(t, flood) })
 	}
 }
 
@@ -270,7 +269,7 @@ func TestSlowClientsAreDropped(t *testing.T) {
 				all.Go(func() { tc.attack(c) })
 				began := time.Now()
 				got, err := io.ReadAll(c)
-				if took := time.Since(began); timedOut(err) || took > 5*patience {
+				if took := time.Since(began); timedOut(err) || took > 20*patience {
 					t.Errorf("%s, %s: dropped after %v, %v", side, name, took, err)
 				}
 				if status, _, _ := bytes.Cut(bytes.TrimPrefix(got, []byte("HTTP/1.1 ")), []byte(" ")); string(status) != tc.answer {
@@ -290,18 +289,32 @@ func TestSlowClientsAreDropped(t *testing.T) {
 func TestResponseThatNobodyReadsIsCut(t *testing.T) {
 	const patience = time.Second
 	f := newFlooded(t, patience)
-	for side := range f.ways(t) {
-		c := f.ways(t)[side]
-		_, _ = io.WriteString(c, "GET /large HTTP/1.1\r\nHost: api\r\n\r\n")
-		until(t, side+": it is under way", func() bool { return f.inside.Load() == 1 })
-		began := time.Now()
-		until(t, side+": it is cut", func() bool {
-			n, _ := f.underway()
-			return n == 0 && f.inside.Load() == 0
-		})
-		if took := time.Since(began); took > 10*patience {
-			t.Errorf("%s: cut after %v", side, took)
+	for _, attack := range []func(net.Conn){
+		func(c net.Conn) { _, _ = io.WriteString(c, "GET /large HTTP/1.1\r\nHost: api\r\n\r\n") },
+		func(c net.Conn) {
+			h := newH2Peer(t, c)
+			_ = h.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+			h.open(1, true, with(":path", "/large")...)
+		},
+	} {
+		for side := range f.ways(t) {
+			f.cutsWhatNobodyReads(t, side, attack)
 		}
+	}
+}
+
+func (f *flooded) cutsWhatNobodyReads(t *testing.T, side string, attack func(net.Conn)) {
+	t.Helper()
+	c := f.ways(t)[side]
+	attack(c)
+	until(t, side+": it is under way", func() bool { return f.inside.Load() == 1 })
+	began := time.Now()
+	until(t, side+": it is cut", func() bool {
+		n, _ := f.underway()
+		return n == 0 && f.inside.Load() == 0
+	})
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("%s: cut after %v", side, took)
 	}
 }
 

@@ -223,3 +223,35 @@ func TestRequestsFailOverToTheNextTarget(t *testing.T) {
 		t.Errorf("with one that cannot be connected to: %d %q", got.status, got.body)
 	}
 }
+
+// A connection is one of HTTP from its beginning: a snapshot that comes while it
+// is being made must not judge it as a whole, by permissions that are about
+// requests.
+func TestConnectionsThatAreBeingMadeSurviveSnapshots(t *testing.T) {
+	r := newHTTPPair(t, connect.HTTP, http.HandlerFunc(mirror))
+	r.apiSnap = next(r.apiSnap, func(s *connect.Snapshot) { s.DefaultAction, s.Intentions = connect.Deny, permissions(allowPrefix("/")) })
+	apply(t, r.api, r.apiSnap)
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() {
+		for snap := r.apiSnap; ctx.Err() == nil; {
+			snap = next(snap, func(*connect.Snapshot) {})
+			_ = r.api.Apply(ctx, snap)
+		}
+	})
+	defer all.Wait()
+	defer cancel()
+	leaf := r.ca.Leaf("web", nil)
+	for range 150 {
+		c, err := r.as(t, leaf)
+		if err == nil {
+			_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
+		}
+		if err == nil {
+			_, err = io.ReadAll(c)
+		}
+		if err != nil {
+			t.Fatalf("a connection was cut: %v", err)
+		}
+	}
+}

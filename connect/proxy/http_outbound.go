@@ -4,10 +4,10 @@
 package proxy
 
 import (
+	crand "crypto/rand"
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/outrider-mesh/outrider/connect"
@@ -113,7 +113,7 @@ func (x *exchange) send(u *upstream, choice *route.Choice, head connect.Head) {
 
 // freshCookie is the value of a generated cookie.
 func freshCookie() string {
-	return strconv.FormatUint(rand.Uint64(), 36) + strconv.FormatUint(rand.Uint64(), 36)
+	return crand.Text()
 }
 
 // describe gathers what format commands may ask for.

@@ -15,8 +15,6 @@ import (
 	"time"
 	"unique"
 
-	"github.com/hashicorp/go-hclog"
-
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/connect/wire"
@@ -106,7 +104,7 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 		}
 		server := wire.NewServer(wire.Options{
 			MaxHeader: header, HeaderTimeout: p.limits.Handshake, Idle: p.limits.Idle, Handler: handlers[kind],
-			Log: p.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+			Log: p.log,
 		})
 		p.servers.add(served{server, kind, header})
 		p.running.Go(func() {
@@ -136,6 +134,7 @@ func connOf(r *http.Request) (*conn, bool) {
 // serveInboundHTTP has a peer prove its identity; its requests are judged one by
 // one.
 func (p *Proxy) serveInboundHTTP(c *conn) {
+	c.http.Store(true) // before the peer is known: see recheck
 	socket := &heard{Conn: c.accepted()}
 	rt := p.runtime.Load()
 	peer := tls.Server(socket, rt.inbound)

@@ -111,7 +111,7 @@ func readArrival(from *bufio.Reader) (arrival, error) {
 		return a, fmt.Errorf("request line %q", line)
 	}
 	a.method, a.target = parts[0], parts[1]
-	if strings.Trim(a.method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+	if strings.ContainsFunc(a.method, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"(),/:;<=>?@[\\]{}", r) }) {
 		return a, fmt.Errorf("method of %q", line)
 	}
 	if a.fields, err = strictFields(from); err != nil {

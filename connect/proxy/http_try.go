@@ -68,7 +68,7 @@ type try struct {
 	failed *failure
 	kind   wire.Kind // of failed
 	took   time.Duration
-	end    func()    // gives back what the attempt holds; to be called once
+	end    func() // gives back what the attempt holds; to be called once
 }
 
 // try delivers the request, again where the route and the budget say so, and
@@ -151,7 +151,7 @@ func (x *exchange) attempt(u *upstream, pick *picker) *try {
 		t.leg.cluster.leave()
 	}
 	x.facts.Upstream = t.entry.Endpoint.HostPort()
-	resp, err := t.leg.pools[t.entry.State].RoundTrip(x.request(x.ctx))
+	resp, err := t.leg.pools[t.entry.State].RoundTrip(x.request(x.ctx)) //nolint:bodyclose // respond or drop closes it
 	if err != nil {
 		t.kind, t.failed = wireKind(err), failureOf(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"net"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -152,9 +151,11 @@ func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 // peers that intentions name. Mesh gateways only carry requests of those.
 func callers(s *connect.Snapshot) mtls.Callers {
 	c := mtls.Callers{Own: s.Bundle}
-	for _, i := range s.Intentions {
-		p, known := s.Peers[i.Source.Peer]
-		if i.Source.Peer != "" && known && !slices.ContainsFunc(c.Peers, func(other connect.Peer) bool { return other.Name == p.Name }) {
+	named := make(map[string]bool)
+	for i := range s.Intentions {
+		name := s.Intentions[i].Source.Peer
+		if p, known := s.Peers[name]; known && name != "" && !named[name] {
+			named[name] = true
 			c.Peers = append(c.Peers, p)
 		}
 	}

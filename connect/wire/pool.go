@@ -101,16 +101,17 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		p.giveBack(c)
-		failed := p.classify(req, c, err)
+		failed := p.classify(req, err)
 		untouched := failed.Kind == Refused || c.conn.written.Load() == written
 		stale := reused && !p.h2 && c.conn.read.Load() == read && (untouched || idempotent(req.Method))
-		if failed.Kind == Ended || try == 2 || !(stale || (p.h2 && reused && failed.Kind == Refused)) || !rewind(req) {
+		nobody := stale || (p.h2 && reused && failed.Kind == Refused)
+		if !nobody || failed.Kind == Ended || try == 2 || !rewind(req) {
 			return nil, failed
 		}
 	}
 }
 
-func (p *Pool) classify(req *http.Request, c *clientConn, err error) *Error {
+func (p *Pool) classify(req *http.Request, err error) *Error {
 	switch {
 	case req.Context().Err() != nil:
 		return &Error{Ended, context.Cause(req.Context())}
@@ -151,28 +152,61 @@ func (p *Pool) take(ctx context.Context) (*clientConn, error) {
 		if c != nil || err != nil {
 			return c, err
 		}
-		if err := p.pend(ctx, wait); err != nil {
-			return nil, err
+		if c, err := p.pend(ctx, wait); c != nil || err != nil {
+			return c, err
 		}
 	}
 }
 
-func (p *Pool) pend(ctx context.Context, wait turn) error {
+// lookAgain is how often a request that waits for a place on a connection of
+// HTTP/2 looks for itself: the place of a cancelled stream comes free later, when
+// the server has answered to that, and net/http tells nobody.
+const lookAgain = 10 * time.Millisecond
+
+// pend waits. It returns nothing when the turn has come, and rarely what it has
+// found for itself.
+func (p *Pool) pend(ctx context.Context, wait turn) (*clientConn, error) {
 	defer p.share.pending.Add(-1)
 	if p.share.pending.Add(1) > p.share.maxPending.Load() {
 		p.leave(wait)
-		return &Error{Overflowed, errOverflow}
+		return nil, &Error{Overflowed, errOverflow}
 	}
-	select {
-	case <-wait.come:
-		if wait.dial != nil && wait.dial.err != nil {
-			return &Error{DialFailed, wait.dial.err}
+	var look <-chan time.Time
+	if p.h2 && wait.dial == nil {
+		ticker := time.NewTicker(lookAgain)
+		defer ticker.Stop()
+		look = ticker.C
+	}
+	for {
+		select {
+		case <-wait.come:
+			if wait.dial != nil && wait.dial.err != nil {
+				return nil, &Error{DialFailed, wait.dial.err}
+			}
+			return nil, nil
+		case <-look:
+			if c := p.first(wait); c != nil {
+				return c, nil
+			}
+		case <-ctx.Done():
+			p.leave(wait)
+			return nil, &Error{Ended, context.Cause(ctx)}
 		}
-		return nil
-	case <-ctx.Done():
-		p.leave(wait)
-		return &Error{Ended, context.Cause(ctx)}
 	}
+}
+
+// first is a connection for the first of the queue, when there is one by now.
+func (p *Pool) first(wait turn) *clientConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) == 0 || p.waiting[0] != wait.come {
+		return nil
+	}
+	c := p.usable()
+	if c != nil {
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+	}
+	return c
 }
 
 // leave takes a waiter out of the queue; when its turn has come meanwhile, the
@@ -233,8 +267,7 @@ func (p *Pool) mayOpen() bool {
 
 // usable takes a connection that is there, dropping those that have died.
 func (p *Pool) usable() *clientConn {
-	for i := len(p.conns) - 1; i >= 0; i-- {
-		c := p.conns[i]
+	for i, c := range slices.Backward(p.conns) {
 		if c.Err() != nil {
 			p.drop(i)
 			continue

@@ -6,12 +6,13 @@ package wire
 import (
 	"context"
 	"errors"
-	"log"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // Options of a server. Times of zero mean no bound, which no server that
@@ -26,7 +27,7 @@ type Options struct {
 	// Idle is how long a connection without a request is kept.
 	Idle    time.Duration
 	Handler http.Handler
-	Log     *log.Logger // of what net/http has to say; nil means its own
+	Log     hclog.Logger // of what net/http has to say, at level debug; nil means nowhere
 }
 
 // A Server serves HTTP on connections that are handed to it. Handlers find what
@@ -57,6 +58,9 @@ func About(ctx context.Context) any { return ctx.Value(aboutKey{}) }
 
 // NewServer returns a server; nothing is served before Run.
 func NewServer(o Options) *Server {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
 	s := &Server{handed: make(chan net.Conn), closed: make(chan struct{})}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -67,7 +71,7 @@ func NewServer(o Options) *Server {
 		ReadHeaderTimeout: o.HeaderTimeout,
 		IdleTimeout:       o.Idle,
 		Protocols:         protocols,
-		ErrorLog:          o.Log,
+		ErrorLog:          o.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
 			MaxReceiveBufferPerConnection: maxConnWindow,
