@@ -127,6 +127,12 @@ func (b *batch) flush(p []byte) (int, error) {
 
 func (b *batch) done() {
 	b.writing = false
+	if b.pending != nil && b.err == nil {
+		// It came while somebody wrote what was too much to be kept.
+		b.writing = true
+		go b.run()
+		return
+	}
 	b.room.Broadcast()
 }
 

@@ -194,3 +194,22 @@ func TestOnlyThePrefaceOfHTTP2IsWrittenInBatches(t *testing.T) {
 		_ = there.Close()
 	}
 }
+
+func TestWhatCameDuringALargeWriteIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newSlowConn()
+		b := batchOver(c)
+		go func() { _, _ = b.Write(make([]byte, maxBatch+1)) }()
+		synctest.Wait()
+		if _, err := b.Write([]byte("small")); err != nil {
+			t.Fatal(err)
+		}
+		c.let <- nil // the large one
+		c.let <- nil // waits for ever when nobody writes the small one
+		synctest.Wait()
+		if len(c.writes) != 2 || string(c.writes[1]) != "small" {
+			t.Errorf("%d writes", len(c.writes))
+		}
+		_ = b.Close()
+	})
+}
