@@ -63,15 +63,24 @@ const (
 	restBytes  = 64 << 10
 )
 
-// clear reads what is left of the body of a request of HTTP/1 and reports
-// whether it has come to its end, so that the next request begins where this
-// one ends. In HTTP/2 that is so by itself.
-func (x *exchange) clear(grace time.Duration) bool {
+// uploaded reports whether nothing more is read of the body, and whether that is
+// because it has come to its end: so that in HTTP/1, the next request begins
+// where this one ends. In HTTP/2 that is so by itself.
+func (x *exchange) uploaded() (over, whole bool) {
 	if x.r.ProtoMajor != 1 || x.r.ContentLength == 0 {
-		return true
+		return true, true
 	}
 	if b := x.deliver.body; b != nil && b.ended.Load() {
-		return errors.Is(b.end, io.EOF)
+		return true, errors.Is(b.end, io.EOF)
+	}
+	return false, false
+}
+
+// clear reads what is left of the body, for so long, and reports whether that
+// was all of it.
+func (x *exchange) clear(grace time.Duration) bool {
+	if over, whole := x.uploaded(); over {
+		return whole
 	}
 	if x.c.spent.Load() || x.r.Header["Expect"] != nil {
 		return false // reading would ask the client for what nobody wants
@@ -87,16 +96,17 @@ func (x *exchange) clear(grace time.Duration) bool {
 // when it is not clear where the next request begins: what is left of a body, or
 // follows one that was none, must not be read as one.
 func (x *exchange) settle() {
-	if x.r.ProtoMajor != 1 || x.hijacked || x.clear(0) {
+	over, whole := x.uploaded()
+	if whole || x.hijacked {
 		return
 	}
-	if !x.c.spent.Load() {
+	if !over {
 		_ = http.NewResponseController(x.w).Flush() // the answer does not wait for it
 		if x.clear(restAfter) {
 			return
 		}
-		x.c.spent.Store(true)
 	}
+	x.c.spent.Store(true)
 	// net/http reads on before it hangs up. Reading here makes sure that nobody
 	// else is about to, whom it would call off, and the deadline with him.
 	_ = http.NewResponseController(x.w).SetReadDeadline(x.began)

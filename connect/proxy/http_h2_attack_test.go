@@ -225,8 +225,8 @@ func TestHTTP2IsTranslatedUnambiguouslyOrNotAtAll(t *testing.T) {
 	}
 }
 
-// When a body comes to a request that has none, the request may have gone out
-// already: without a body.
+// When a body comes to a request that has none, the request may have gone out,
+// and been answered, already: without a body.
 func TestBodyThatWasNotAnnouncedGoesNowhere(t *testing.T) {
 	for _, length := range []string{"0", "+5", "x", "5,5", "18446744073709551621"} {
 		r := newAttacked(t, nil)
@@ -234,7 +234,7 @@ func TestBodyThatWasNotAnnouncedGoesNowhere(t *testing.T) {
 			h := newH2Peer(t, connect(t))
 			h.open(1, false, with(":method", "POST", "content-length", length)...)
 			_ = h.WriteData(1, true, []byte(evil))
-			if got := h.outcome(1); got != protocolError {
+			if got := h.outcome(1); got != protocolError && got != "200" {
 				t.Errorf("%s, length %q: the stream ended with %q", way, length, got)
 			}
 		}

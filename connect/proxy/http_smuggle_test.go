@@ -4,11 +4,17 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
 )
 
 // attack is bytes on a connection, and what may come of them: the requests that
@@ -235,5 +241,68 @@ func TestRequestsAreForwardedUnambiguouslyOrNotAtAll(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// An application may answer before it has read the body. What comes of the body
+// then, late, broken or never, is not a request.
+func TestRestOfARequestThatIsAnsweredAlreadyIsNoRequest(t *testing.T) {
+	for name, rest := range map[string]string{
+		"a request for a chunk":   evil,
+		"no chunk":                "zz\r\n" + evil,
+		"a chunk without its end": "5\r\nhelloGET /evil HTTP/1.1\r\nHost: api\r\n\r\n",
+		"bad trailers":            "0\r\nX y\r\n\r\n" + evil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var evils atomic.Int64
+			app := application(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
+				from := bufio.NewReader(c)
+				for line := ""; line != "\r\n"; {
+					var err error
+					if line, err = from.ReadString('\n'); err != nil {
+						return
+					}
+					if strings.Contains(line, "/evil") {
+						evils.Add(1)
+					}
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				_, _ = io.Copy(io.Discard, from)
+			}).(*net.TCPAddr)
+			r := newAttacked(t, nil)
+			apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalPort = app.Port }))
+			for way, connect := range r.ways() {
+				c := connect(t)
+				_, _ = io.WriteString(c, post("Transfer-Encoding: chunked\r\n", ""))
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil || resp.StatusCode != 200 {
+					t.Fatalf("%s: %v, %v", way, resp, err)
+				}
+				_ = resp.Body.Close()
+				_, _ = io.WriteString(c, rest)
+				if got := statuses(c, 2*time.Second); strings.Contains(got, "200") || evils.Load() > 0 {
+					t.Errorf("%s: then came %q; %d evil requests", way, got, evils.Load())
+				}
+			}
+		})
+	}
+}
+
+// A body that still comes when the answer is out costs nobody the connection.
+func TestConnectionGoesOnAfterABodyThatComesLate(t *testing.T) {
+	r := newAttackedApp(t, onlyPublic, nil)
+	c := r.fromPeer(t)
+	from := bufio.NewReader(c)
+	for range 3 {
+		_, _ = io.WriteString(c, post("Content-Length: 5\r\n", "hello"))
+		resp, err := http.ReadResponse(from, nil)
+		if err != nil || resp.StatusCode != http.StatusForbidden || resp.Close {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+	}
+	if arrivals, problems := r.app.take(); len(arrivals)+len(problems) > 0 {
+		t.Errorf("the application got %v, %q", arrivals, problems)
 	}
 }
