@@ -74,6 +74,9 @@ type RateLimits struct {
 	Rate   int // requests per second
 	Burst  int // 0 means Rate
 	Routes []RouteLimit
+	// MaxBody bounds the body of one request, in bytes. Consul has no field for
+	// it: it comes from Meta.
+	MaxBody int64
 }
 
 // A RouteLimit takes the place of the general limit for the paths it matches;

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ const (
 	ourKeys       = "outrider-"
 	rateLimitsKey = ourKeys + "rate-limits"
 	faultsKey     = ourKeys + "faults"
+	maxBodyKey    = ourKeys + "max-request-bytes"
 )
 
 type wireDefaults struct {
@@ -72,6 +74,7 @@ func convertDefaults(w wireDefaults, service string) (ServiceDefaults, error) {
 		return ServiceDefaults{}, fmt.Errorf("the answer is the entry %q of kind %q", w.Name, w.Kind)
 	}
 	var d ServiceDefaults
+	var maxBody int64
 	limits, where := w.RateLimits, "rate_limits"
 	for _, key := range slices.Sorted(maps.Keys(w.Meta)) {
 		text := w.Meta[key]
@@ -89,14 +92,21 @@ func convertDefaults(w wireDefaults, service string) (ServiceDefaults, error) {
 				return ServiceDefaults{}, fmt.Errorf("key %s of Meta: %w", key, err)
 			}
 			d.Faults = faults
+		case key == maxBodyKey:
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n < 1 {
+				return ServiceDefaults{}, fmt.Errorf("key %s of Meta: %.20q is not a number of bytes above 0", key, text)
+			}
+			maxBody = n
 		case strings.HasPrefix(key, ourKeys):
-			d.Warnings = append(d.Warnings, fmt.Sprintf("key %.80s of Meta is not known: there are %s and %s", key, faultsKey, rateLimitsKey))
+			d.Warnings = append(d.Warnings, fmt.Sprintf("key %.80s of Meta is not known: there are %s, %s and %s", key, faultsKey, maxBodyKey, rateLimitsKey))
 		}
 	}
 	var err error
 	if d.RateLimits, err = limits.convert(); err != nil {
 		return ServiceDefaults{}, fmt.Errorf("%s: %w", where, err)
 	}
+	d.RateLimits.MaxBody = maxBody
 	return d, nil
 }
 

@@ -88,6 +88,8 @@ func TestDefaultsThatCannotBeReadSayWhere(t *testing.T) {
 		{rateLimitsKey, `{"instance_level":{"routes":[{"path_prefix":"/","path_exact":"/"}]}}`, "route 1: path: exact and prefix"},
 		{rateLimitsKey, `{"instance_level":{"routes":[{"path_regex":"("}]}}`, "route 1: path: regular expression"},
 		{rateLimitsKey, `{"instance_level":{"routes":[{"path_prefix":"/","requests_per_second":2000000000}]}}`, "route 1: requests_per_second"},
+		{maxBodyKey, `10 MB`, "is not a number of bytes above 0"},
+		{maxBodyKey, `0`, "is not a number of bytes above 0"},
 		{faultsKey, `{}`, "cannot be read whole"},
 		{faultsKey, `[{}]`, "fault 1: it neither delays nor aborts"},
 		{faultsKey, `[{"delay":"1s","delay_percent":1},{"delay":"1s"}]`, "fault 2: delay and delay_percent go together"},

@@ -31,7 +31,7 @@ func TestMetaOfTheDocumentationIsUnderstood(t *testing.T) {
 	if err != nil || len(got.Warnings) > 0 {
 		t.Fatalf("%v, %q", err, got.Warnings)
 	}
-	if got.RateLimits.Rate != 100 || got.RateLimits.Burst != 200 || len(got.RateLimits.Routes) != 1 || got.RateLimits.Routes[0].Rate != 10 {
+	if got.RateLimits.Rate != 100 || got.RateLimits.Burst != 200 || got.RateLimits.MaxBody != 10<<20 || len(got.RateLimits.Routes) != 1 || got.RateLimits.Routes[0].Rate != 10 {
 		t.Errorf("rate limits %+v", got.RateLimits)
 	}
 	want := connect.Fault{

@@ -110,13 +110,19 @@ func (d Decision) Edit(h *connect.Head) {
 	if h.Header == nil {
 		h.Header = connect.Header{}
 	}
-	for _, field := range d.policy.strip {
-		delete(h.Header, field)
-	}
+	d.policy.Strip(h.Header)
 	for _, token := range d.tokens {
 		token.Remove(h)
 	}
 	for _, token := range d.tokens {
 		token.Forward(h.Header)
+	}
+}
+
+// Strip removes the fields that only a verified token may fill, from requests
+// that reach the application without being judged.
+func (p *Policy) Strip(h connect.Header) {
+	for _, field := range p.strip {
+		delete(h, field)
 	}
 }

@@ -47,6 +47,10 @@ func limited() answer {
 	return answer{http.StatusTooManyRequests, "local_rate_limited", connect.LimitExceeded}
 }
 
+func tooLarge() answer {
+	return answer{http.StatusRequestEntityTooLarge, "Payload Too Large", connect.LimitExceeded}
+}
+
 func tooLate() answer {
 	return answer{http.StatusGatewayTimeout, "upstream request timeout", connect.RequestTimeout}
 }
@@ -148,6 +152,8 @@ func (x *exchange) ended(cause error) {
 		x.refuse(tooLate())
 	case errors.Is(cause, errIdleTimeout):
 		x.refuse(tooQuiet())
+	case errors.Is(cause, errLargeBody):
+		x.refuse(tooLarge(), "limit", x.maxBody)
 	case errors.Is(cause, errBadBody) && x.r.Context().Err() == nil && !x.sent:
 		x.refuse(invalid(http.StatusBadRequest, http.StatusText(http.StatusBadRequest)), "error", cause)
 	default:

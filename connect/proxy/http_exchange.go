@@ -38,6 +38,7 @@ type exchange struct {
 	judged atomic.Pointer[connect.Head]
 	caller connect.Identity // who is judged, set before judged is
 
+	maxBody  int64                  // bytes of the request's body; 0 means no limit
 	sent     bool                   // the response's header has gone out
 	hijacked bool                   // the connection is a tunnel now
 	flowing  atomic.Bool            // the response is somebody else's, and takes as long as the caller does
@@ -52,6 +53,7 @@ var (
 	errRequestTimeout = errors.New("the request's time is up")
 	errIdleTimeout    = errors.New("nothing was sent either way for too long")
 	errDenied         = errors.New("an intention was withdrawn")
+	errLargeBody      = errors.New("the request's body is larger than the service takes")
 	errBadBody        = errors.New("the request's body cannot be read to its end")
 )
 

@@ -116,6 +116,7 @@ func (x *exchange) exposed() {
 	out := head
 	out.Header = maps.Clone(head.Header)
 	delete(out.Header, xfcc)
+	x.rt.policy.Strip(out.Header)
 	x.toApp(at.paths[i].app, out)
 }
 

@@ -44,7 +44,11 @@ func (x *exchange) prepare(head connect.Head, retried bool) {
 	case x.r.ContentLength > 0 && x.r.ContentLength <= staleLimit:
 		keep = staleLimit
 	}
-	x.deliver.body = &upload{x: x, from: x.r.Body, keep: keep, trailer: endToEnd(x.r.Trailer)}
+	from := x.r.Body
+	if x.maxBody > 0 {
+		from = http.MaxBytesReader(nil, from, x.maxBody)
+	}
+	x.deliver.body = &upload{x: x, from: from, keep: keep, trailer: endToEnd(x.r.Trailer)}
 	x.sending.Store(x.deliver.body)
 }
 
@@ -160,6 +164,10 @@ func (u *upload) finish(err error) {
 		u.whole = !u.lost
 		u.mu.Unlock()
 		u.x.timers.whole()
+		return
+	}
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		u.x.cancel(errLargeBody)
 		return
 	}
 	// Not the endpoint's fault: the caller has gone, or sends what is no body.

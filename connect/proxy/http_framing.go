@@ -60,7 +60,7 @@ func onlyOf(s, chars string) bool {
 const (
 	restBefore = 50 * time.Millisecond // the answer goes out
 	restAfter  = time.Second
-	restBytes  = 64 << 10
+	restBytes  = 256 << 10
 )
 
 // uploaded reports whether nothing more is read of the body, and whether that is

@@ -195,7 +195,7 @@ func TestNothingIsTriedAgainOnceTheResponseHasBegun(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	gone := make(chan struct{}, 10)
+	var inside, gone atomic.Int64 // at the application, which may not be reached in time
 	slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/stream" {
 			for i := range 5 {
@@ -205,22 +205,27 @@ func TestTimeouts(t *testing.T) {
 			}
 			return
 		}
+		inside.Add(1)
 		<-r.Context().Done()
-		gone <- struct{}{}
+		gone.Add(1)
 	})
+	left := func(what string) {
+		t.Helper()
+		until(t, "the application learns that nobody waits any more: "+what, func() bool { return inside.Load() == gone.Load() })
+	}
 	for _, protocol := range []connect.Protocol{connect.HTTP, connect.HTTP2} {
 		r := newHTTPPair(t, protocol, slow)
 		r.route(t, connect.ChainRoute{RequestTimeout: 50 * time.Millisecond})
 		if got := r.get(t, "/"); got.status != 504 || got.body != "upstream request timeout" || got.header.Get(reasonHeader) != "request_timeout" {
 			t.Errorf("%s: %d %q", protocol, got.status, got.body)
 		}
-		<-gone // the application learns that nobody waits any more
+		left("of the route")
 		apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalRequestTimeout = 50 * time.Millisecond }))
 		r.route(t, connect.ChainRoute{RequestTimeout: -1})
 		if got := r.get(t, "/"); got.status != 504 {
 			t.Errorf("%s: of the local application: %d %q", protocol, got.status, got.body)
 		}
-		<-gone
+		left("of the local application")
 		// A stream is quiet for less than its idle time, and lasts longer.
 		apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalRequestTimeout = -1 }))
 		r.route(t, connect.ChainRoute{RequestTimeout: -1, IdleTimeout: 200 * time.Millisecond})
@@ -230,7 +235,10 @@ func TestTimeouts(t *testing.T) {
 		if got := r.get(t, "/"); got.status != 408 {
 			t.Errorf("%s: silence: %d %q", protocol, got.status, got.body)
 		}
-		<-gone
+		left("silence")
+	}
+	if gone.Load() == 0 {
+		t.Error("no request reached the application")
 	}
 }
 

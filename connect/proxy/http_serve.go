@@ -86,6 +86,20 @@ func (s *servers) add(next served) {
 	s.every = append(s.every, next)
 }
 
+// again makes a server of before the current one: there are as many as there
+// have been bounds, not as many as changes of them.
+func (s *servers) again(kind serverKind, header int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, server := range s.every {
+		if server.kind == kind && server.header == header {
+			s.current[kind] = server
+			return true
+		}
+	}
+	return false
+}
+
 // serveHTTP has a server for every kind that the runtime needs, with its bound
 // on headers.
 func (p *Proxy) serveHTTP(rt *runtime) {
@@ -99,7 +113,7 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 		if kind == serverInbound {
 			header = rt.maxHeader
 		}
-		if current := p.servers.current[kind]; !need[kind] || (current.Server != nil && current.header == header) {
+		if !need[kind] || p.servers.again(kind, header) {
 			continue
 		}
 		server := wire.NewServer(wire.Options{

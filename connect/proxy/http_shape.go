@@ -81,6 +81,10 @@ func (x *exchange) shape(s *httpService, head *connect.Head) bool {
 		x.refuse(limited())
 		return false
 	}
+	if x.maxBody = s.shaping.limits.MaxBody; x.maxBody > 0 && x.r.ContentLength > x.maxBody {
+		x.refuse(tooLarge(), "limit", x.maxBody, "length", x.r.ContentLength)
+		return false
+	}
 	for i := range s.shaping.spoil {
 		f := &s.shaping.spoil[i]
 		if !f.match.Matches(head) {

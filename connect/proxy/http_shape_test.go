@@ -4,6 +4,9 @@
 package proxy
 
 import (
+	"context"
+	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -12,6 +15,8 @@ import (
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/mtls"
+	"github.com/outrider-mesh/outrider/internal/meshca"
 )
 
 func TestRateLimitsTurnRequestsAway(t *testing.T) {
@@ -186,6 +191,13 @@ func TestExposedPathIsServedToTheLetterWithoutTLS(t *testing.T) {
 			t.Errorf("%s: %q", path, got)
 		}
 	}
+	apply(t, r.api, next(r.api.Snapshot(), func(s *connect.Snapshot) {
+		s.JWTProviders = map[string]connect.JWTProvider{"okta": {Name: "okta", Forward: connect.TokenForward{Header: "x-claims"}}}
+		s.Intentions = permissions(connect.Permission{Action: connect.Allow, JWT: &connect.JWTRequirement{Providers: []connect.JWTClaims{{Provider: "okta"}}}})
+	}))
+	if got := raw(t, addr, "GET /health HTTP/1.1\r\nHost: x\r\nX-Claims: forged\r\nConnection: close\r\n\r\n"); !strings.Contains(got, "200 OK") || strings.Contains(got, "forged") {
+		t.Errorf("what only a token may say came through: %q", got)
+	}
 	if e := (&exposedPath{local: true}); e.admits(addr.(*net.TCPAddr).AddrPort().Addr()) == false {
 		t.Error("loopback is not admitted")
 	}
@@ -226,5 +238,47 @@ func TestHeadersLargerThanTheLimitAreRefused(t *testing.T) {
 	got := raw(t, r.web.Outbound(t.Context(), "api"), "GET / HTTP/1.1\r\nHost: x\r\nX-Large: "+strings.Repeat("x", 80<<10)+"\r\n\r\n")
 	if !strings.HasPrefix(got, "HTTP/1.1 431") {
 		t.Errorf("above the limit of the upstream's listener: %q", got[:min(len(got), 80)])
+	}
+}
+
+func TestBodyLargerThanTheServiceTakesIsRefused(t *testing.T) {
+	for _, protocol := range []connect.Protocol{connect.HTTP, connect.HTTP2} {
+		r := newHTTPPair(t, protocol, http.HandlerFunc(mirror))
+		apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.RateLimits.MaxBody = 1000 }))
+		for _, tc := range []struct {
+			name string
+			body io.Reader
+			want int
+		}{
+			{"at the limit", strings.NewReader(strings.Repeat("x", 1000)), 200},
+			{"at the limit, of unknown length", io.MultiReader(strings.NewReader(strings.Repeat("x", 1000))), 200},
+			{"announced", strings.NewReader(strings.Repeat("x", 1001)), 413},
+			{"of unknown length", io.MultiReader(strings.NewReader(strings.Repeat("x", 100_000))), 413},
+		} {
+			got := send(t, r.client(t), newRequest(t, http.MethodPost, r.url(t, "/"), tc.body))
+			if got.status != tc.want || (tc.want == 413 && got.header.Get(reasonHeader) != "limit_exceeded") || (tc.want == 200 && len(got.body) != 1000) {
+				t.Errorf("%s, %s: %d %v, %d bytes", protocol, tc.name, got.status, got.header, len(got.body))
+			}
+		}
+	}
+}
+
+// A caller may offer any ALPN or none: the first bytes tell what it speaks.
+func TestVersionIsToldByTheFirstBytesWhateverWasNegotiated(t *testing.T) {
+	r := newHTTPPair(t, connect.HTTP2, http.HandlerFunc(mirror))
+	for _, offer := range [][]string{nil, {"h2"}, {"http/1.1"}, {"h2", "http/1.1"}, {"istio-peer-exchange"}} {
+		for _, h2 := range []bool{true, false} {
+			client := clientOf(t, h2)
+			client.Transport.(*http.Transport).DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				cfg := mtls.Client(r.ca.Leaf("web", nil), meshca.Bundle(r.ca), connect.TLSLimits{}, "", []string{meshca.ID("api").String()}, offer...)
+				conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", r.api.Inbound(ctx).String())
+				return struct{ net.Conn }{conn}, err // hides TLS from the client
+			}
+			got := send(t, client, newRequest(t, http.MethodGet, "http://api/", nil))
+			want := map[bool]string{true: "HTTP/2.0", false: "HTTP/1.1"}[h2]
+			if got.status != 200 || got.header.Get("Echo-Proto") != want {
+				t.Errorf("offering %q and speaking HTTP/2 %v: %d, the application saw %q", offer, h2, got.status, got.header.Get("Echo-Proto"))
+			}
+		}
 	}
 }
