@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -22,47 +23,60 @@ type answer struct {
 	status int
 	body   string
 	reason connect.Reason
+	grpc   int // the gRPC status; 0 means the one that goes with status
 }
 
 // The answers there are; functions, because nothing may change them.
 func denied() answer {
-	return answer{http.StatusForbidden, "RBAC: access denied", connect.IntentionDenied}
+	return answer{status: http.StatusForbidden, body: "RBAC: access denied", reason: connect.IntentionDenied}
 }
 
-func noRoute() answer { return answer{http.StatusNotFound, "no route", connect.NoRoute} }
+func noRoute() answer {
+	return answer{status: http.StatusNotFound, body: "no route", reason: connect.NoRoute}
+}
 
 func noEndpointUp() answer {
-	return answer{http.StatusServiceUnavailable, "no healthy upstream", connect.NoHealthyEndpoint}
+	return answer{status: http.StatusServiceUnavailable, body: "no healthy upstream", reason: connect.NoHealthyEndpoint}
 }
 
 func unreachable(reason connect.Reason, cause string) answer {
-	return answer{http.StatusServiceUnavailable, "upstream connect error or disconnect/reset before headers. reset reason: " + cause, reason}
+	return answer{status: http.StatusServiceUnavailable, body: "upstream connect error or disconnect/reset before headers. reset reason: " + cause, reason: reason}
 }
 
 func overflowed() answer {
-	return answer{http.StatusServiceUnavailable, "upstream connect error or disconnect/reset before headers. reset reason: overflow", connect.LimitExceeded}
+	return answer{status: http.StatusServiceUnavailable, body: "upstream connect error or disconnect/reset before headers. reset reason: overflow", reason: connect.LimitExceeded}
 }
 
 func limited() answer {
-	return answer{http.StatusTooManyRequests, "local_rate_limited", connect.LimitExceeded}
+	return answer{status: http.StatusTooManyRequests, body: "local_rate_limited", reason: connect.LimitExceeded}
 }
 
 func tooLarge() answer {
-	return answer{http.StatusRequestEntityTooLarge, "Payload Too Large", connect.LimitExceeded}
+	return answer{status: http.StatusRequestEntityTooLarge, body: "Payload Too Large", reason: connect.LimitExceeded}
+}
+
+// overdue is a request whose caller waits no longer, which gRPC has a status of
+// its own for: 4, deadline exceeded.
+func overdue() answer {
+	a := tooLate()
+	a.grpc = 4
+	return a
 }
 
 func tooLate() answer {
-	return answer{http.StatusGatewayTimeout, "upstream request timeout", connect.RequestTimeout}
+	return answer{status: http.StatusGatewayTimeout, body: "upstream request timeout", reason: connect.RequestTimeout}
 }
 
 func tooQuiet() answer {
-	return answer{http.StatusRequestTimeout, "stream timeout", connect.RequestTimeout}
+	return answer{status: http.StatusRequestTimeout, body: "stream timeout", reason: connect.RequestTimeout}
 }
 
-func invalid(status int, body string) answer { return answer{status, body, connect.RequestInvalid} }
+func invalid(status int, body string) answer {
+	return answer{status: status, body: body, reason: connect.RequestInvalid}
+}
 
 func unready(reason connect.Reason, why string) answer {
-	return answer{http.StatusServiceUnavailable, why, reason}
+	return answer{status: http.StatusServiceUnavailable, body: why, reason: reason}
 }
 
 // refuse counts and logs why a request is not served, and says so to the caller.
@@ -97,7 +111,7 @@ func (x *exchange) reply(a answer) {
 	}
 	if x.grpc {
 		h.Set("Content-Type", "application/grpc")
-		h.Set("Grpc-Status", strconv.Itoa(grpcStatus(a.status)))
+		h.Set("Grpc-Status", strconv.Itoa(cmp.Or(a.grpc, grpcStatus(a.status))))
 		h.Set("Grpc-Message", grpcMessage(a.body))
 		x.w.WriteHeader(http.StatusOK)
 		return
@@ -148,6 +162,8 @@ func (x *exchange) ended(cause error) {
 	switch {
 	case errors.Is(cause, errDenied):
 		x.reply(denied()) // who withdrew the intention has counted it
+	case errors.Is(cause, errCallerDeadline):
+		x.refuse(overdue(), "why", cause)
 	case errors.Is(cause, errRequestTimeout):
 		x.refuse(tooLate())
 	case errors.Is(cause, errIdleTimeout):

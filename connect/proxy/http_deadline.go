@@ -26,7 +26,7 @@ func (x *exchange) heedDeadline(head *connect.Head) bool {
 		return true
 	}
 	if left <= 0 {
-		x.refuse(tooLate(), "why", "its deadline had passed when it came")
+		x.refuse(overdue(), "why", "its deadline had passed when it came")
 		return false
 	}
 	x.timers.deadline(left)

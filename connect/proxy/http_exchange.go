@@ -51,6 +51,7 @@ type exchange struct {
 // Causes that end an exchange from within.
 var (
 	errRequestTimeout = errors.New("the request's time is up")
+	errCallerDeadline = errors.New("the caller's own deadline has passed")
 	errIdleTimeout    = errors.New("nothing was sent either way for too long")
 	errDenied         = errors.New("an intention was withdrawn")
 	errLargeBody      = errors.New("the request's body is larger than the service takes")

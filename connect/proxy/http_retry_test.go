@@ -260,8 +260,21 @@ func TestDeadlinesArePassedOnAndHeeded(t *testing.T) {
 			t.Errorf("%v: %d", h, got.status)
 		}
 	}
+	call := func(path, timeout string) reply {
+		return send(t, r.client(t), newRequest(t, http.MethodPost, r.url(t, path), strings.NewReader("x"), "Content-Type", "application/grpc", grpcTimeout, timeout))
+	}
+	if got := call("/", "0m"); got.status != 200 || got.header.Get("Grpc-Status") != "4" {
+		t.Errorf("gRPC: %+v", got)
+	}
 	if seen.Load() != 0 {
 		t.Error("a request that nobody waits for was forwarded")
+	}
+	if got := call("/slow", "100m"); got.header.Get("Grpc-Status") != "4" {
+		t.Errorf("gRPC, while it waits: %+v", got)
+	}
+	select {
+	case <-left:
+	default:
 	}
 	if got := r.get(t, "/", deadlineHeader, "60000", grpcTimeout, "70S"); got.status != 200 {
 		t.Fatalf("%d", got.status)

@@ -96,7 +96,7 @@ func (x *exchange) shape(s *httpService, head *connect.Head) bool {
 		}
 		if f.AbortStatus > 0 && rand.IntN(million) < f.AbortMillionths {
 			x.w.Header().Set("X-Outrider-Fault", "abort")
-			x.reply(answer{f.AbortStatus, http.StatusText(f.AbortStatus), connect.RequestInvalid})
+			x.reply(answer{status: f.AbortStatus, body: http.StatusText(f.AbortStatus), reason: connect.RequestInvalid})
 			return false
 		}
 		return true // the first that matches is the one

@@ -69,7 +69,7 @@ func (t *timers) deadline(d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.over {
-		t.due = t.after(d, errRequestTimeout)
+		t.due = t.after(d, errCallerDeadline)
 	}
 }
 

@@ -249,7 +249,7 @@ func (x *exchange) conclude(u *upstream, t *try, edit func(http.Header)) {
 func (x *exchange) broken(u *upstream, t *try, err error) {
 	_, gone := errors.AsType[*clientGone](err)
 	switch {
-	case errors.Is(x.why, errRequestTimeout), errors.Is(x.why, errIdleTimeout):
+	case errors.Is(x.why, errRequestTimeout), errors.Is(x.why, errCallerDeadline), errors.Is(x.why, errIdleTimeout):
 		x.p.refuse(connect.RequestTimeout, "a response took too long", "listener", listenerName(x.c.upstream), "endpoint", x.facts.Upstream, "error", x.why)
 	case x.why == nil && !gone:
 		if u != nil {
