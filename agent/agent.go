@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,14 @@ type Options struct {
 	Logger   hclog.Logger
 	// Version is reported by the admin API.
 	Version string
+	// Dial makes the connections to Consul and to Vault; nil means from where the
+	// process is. It is not asked for unix sockets.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Ready is host:port of a listener that answers /ready and /live only; ""
+	// for none. Sockets are addresses of the whole admin API beside that of
+	// Config.
+	Ready   string
+	Sockets []string
 	// Notify is told of life-cycle states; nil for nobody. See [Systemd].
 	Notify func(State)
 }
@@ -73,7 +82,9 @@ func New(opts Options) (*Agent, error) {
 		opts.Notify = func(State) {}
 	}
 	cfg := opts.Config
-	client, err := consul.NewClient(consulConfig(cfg.Consul), opts.Logger.Named("consul"))
+	toConsul := consulConfig(cfg.Consul)
+	toConsul.Dial = opts.Dial
+	client, err := consul.NewClient(toConsul, opts.Logger.Named("consul"))
 	if err != nil {
 		return nil, fmt.Errorf("configure Consul at %q: %w", cfg.Consul.Address, err)
 	}
@@ -85,7 +96,9 @@ func New(opts Options) (*Agent, error) {
 		sidecars: make(map[string]*sidecar),
 	}
 	if cfg.Vault != nil {
-		if a.vault, err = vault.NewClient(vaultConfig(*cfg.Vault), opts.Logger.Named("vault")); err != nil {
+		toVault := vaultConfig(*cfg.Vault)
+		toVault.Dial = opts.Dial
+		if a.vault, err = vault.NewClient(toVault, opts.Logger.Named("vault")); err != nil {
 			return nil, fmt.Errorf("configure Vault at %q: %w", cfg.Vault.Address, err)
 		}
 	}

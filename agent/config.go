@@ -18,6 +18,9 @@ func consulConfig(c hcl.Consul) consul.Config {
 		Datacenter: c.Datacenter, Namespace: c.Namespace, Partition: c.Partition,
 		DefaultIntentionPolicy: c.DefaultIntentionPolicy,
 	}
+	if l := c.Login; l != nil {
+		cfg.Login = &consul.Login{AuthMethod: l.AuthMethod, TokenFile: l.TokenFile}
+	}
 	if t := c.TLS; t != nil {
 		cfg.TLS = consul.TLS{CAFile: t.CAFile, CAPath: t.CAPath, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName}
 	}

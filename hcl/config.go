@@ -64,10 +64,17 @@ type Consul struct {
 	Namespace  string // Consul Enterprise; "" means default
 	Partition  string // Consul Enterprise; "" means default
 	TLS        *TLS   // nil: system roots, no client certificate
+	Login      *Login // nil: Token or TokenFile
 
 	// DefaultIntentionPolicy is what happens to a connection that no intention
 	// covers: allow, deny, or "" to ask Consul and to deny when it cannot tell.
 	DefaultIntentionPolicy string
+}
+
+// A Login gets the ACL token from an auth method of Consul, for a JWT.
+type Login struct {
+	AuthMethod string
+	TokenFile  string // holds the JWT, read at each login
 }
 
 // TLS says which certificates are used towards a server. Verification cannot be

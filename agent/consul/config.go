@@ -9,6 +9,8 @@
 package consul
 
 import (
+	"context"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -33,6 +35,20 @@ type Config struct {
 	// DefaultIntentionPolicy is allow or deny, and overrides what Consul says
 	// about connections that no intention speaks of; empty means ask Consul.
 	DefaultIntentionPolicy string
+	// Login gets the token from an auth method, instead of Token and TokenFile;
+	// nil for those.
+	Login *Login
+	// Dial makes the connections to Consul's address; nil means from where the
+	// process is. It is never asked for a unix socket.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// A Login exchanges a JWT for an ACL token (Consul, acl login: auth method of
+// type jwt).
+type Login struct {
+	AuthMethod string
+	// TokenFile holds the JWT; it is read at each login.
+	TokenFile string
 }
 
 // TLS says how https addresses are verified and who we are there.

@@ -54,6 +54,10 @@ func newHTTPClient(cfg Config, b base, logger hclog.Logger) (*http.Client, error
 		return nil, fmt.Errorf("consul TLS settings: %w", err)
 	}
 	transport.TLSClientConfig = tls
+	if cfg.Dial != nil {
+		transport.Proxy = nil // it is reached from where the process is
+		transport.DialContext = cfg.Dial
+	}
 	if b.socket != "" {
 		transport.Proxy = nil
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -37,7 +37,7 @@ type Client struct {
 // yet; Run does the work. TLS files are read here, once. The logger is used as
 // it is; nil is not allowed.
 func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
-	return newClient(cfg, logger, nil)
+	return newClient(cfg, logger, cfg.Dial)
 }
 
 func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) {

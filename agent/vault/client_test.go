@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -347,7 +348,7 @@ func TestTheEnvironmentReachesVaultOnlyThroughConfigFromEnv(t *testing.T) {
 	t.Setenv("VAULT_HEADERS", `{"X-Other":"1"}`)
 	cfg, ok := ConfigFromEnv()
 	want := Config{Address: "http://elsewhere.test:8200", Namespace: "elsewhere", Auth: Auth{Method: "token", Token: "hvs.token-of-the-environment"}}
-	if !ok || cfg != want {
+	if !ok || !reflect.DeepEqual(cfg, want) {
 		t.Errorf("ConfigFromEnv is %+v, %t", cfg, ok)
 	}
 	c, err := NewClient(Config{Address: "http://here.test:8200", Auth: appRole}, nil)

@@ -8,8 +8,10 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -34,6 +36,9 @@ type Config struct {
 	Namespace string
 	TLS       TLS
 	Auth      Auth
+	// Dial makes the connections to Vault's address; nil means from where the
+	// process is.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // TLS is how Vault's own certificate is checked, and the client certificate
