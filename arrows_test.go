@@ -56,8 +56,9 @@ func arrows() map[string]rule {
 	return map[string]rule{
 		".": {ours: []string{"command"}},
 		"command": {
-			ours: []string{"agent", "connect", "hcl", "internal/dev", "jobs", "version"},
-			libs: []string{hclog},
+			ours:    []string{"agent", "agent/doctor", "connect", "hcl", "internal/dev", "jobs", "version"},
+			libs:    []string{hclog},
+			inTests: []string{"connect/proxy"},
 		},
 		"internal/dev": {
 			ours: []string{"agent", "connect", "hcl", "internal/miniconsul"},
@@ -91,6 +92,7 @@ func arrows() map[string]rule {
 			},
 			libs: []string{hclog, xsync, systemd},
 		},
+		"agent/doctor":   {ours: []string{"agent/consul", "agent/nomad", "jobs"}},
 		"agent/watch":    {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/assemble": {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/consul":   {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, xsync, consulAPI}},
@@ -110,6 +112,7 @@ func arrows() map[string]rule {
 		"integration": {
 			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib},
 		},
+		"integration/nomad": {inTests: []string{"agent", nomadAPI, consulAPI, unixLib}},
 		"integration/bench": {inTests: []string{grpcLib, http2Lib}},
 	}
 }

@@ -67,8 +67,12 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 	if l == nil {
 		return nil
 	}
+	return serveLocally(ctx, l, a.adminHandler())
+}
+
+func serveLocally(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
-		Handler:           localOnly(a.adminHandler()),
+		Handler:           localOnly(h),
 		ReadHeaderTimeout: 5 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 	}
@@ -98,7 +102,8 @@ func localOnly(next http.Handler) http.Handler {
 	})
 }
 
-func (a *Agent) adminHandler() http.Handler {
+// readyMux answers what may be known without seeing anything else.
+func (a *Agent) readyMux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "live") })
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
@@ -109,6 +114,11 @@ func (a *Agent) adminHandler() http.Handler {
 		}
 		answer(w, http.StatusOK, text)
 	})
+	return mux
+}
+
+func (a *Agent) adminHandler() http.Handler {
+	mux := a.readyMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, a.Status(r.Context())) })
 	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.snapshots()) })
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

@@ -10,9 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,9 +39,13 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Ready is host:port of a listener that answers /ready and /live only; ""
 	// for none. Sockets are addresses of the whole admin API beside that of
-	// Config.
+	// Config: unix:///path, with mode 0600, or host:port. One that cannot be
+	// bound is tried again, and stops nothing.
 	Ready   string
 	Sockets []string
+	// KillTimeout is after how long whoever stops the process will kill it; 0
+	// for never. The whole end then takes a second less.
+	KillTimeout time.Duration
 	// Notify is told of life-cycle states; nil for nobody. See [Systemd].
 	Notify func(State)
 }
@@ -120,6 +122,7 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
 	sidecars := &supervisor{agent: a, running: make(map[string]func())}
+	group.Go(func() error { return a.consul.Run(ctx) })
 	group.Go(func() error { return a.watches.Run(ctx) })
 	group.Go(func() error { return a.keys.Run(ctx) })
 	registering, stopRegistering := context.WithCancel(ctx)
@@ -130,6 +133,9 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 		return a.registrar.Run(registering)
 	})
 	group.Go(func() error { return a.serveAdmin(ctx, admin) })
+	for _, l := range a.promised() {
+		group.Go(func() error { return a.keepServing(ctx, l) })
+	}
 	group.Go(func() error { return a.announce(ctx) })
 	if a.vault != nil {
 		group.Go(func() error { return a.vault.Run(ctx) })
@@ -142,77 +148,17 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 			return nil
 		case <-stop:
 		}
-		a.drain(ctx)
+		times := a.stopTimes()
+		ctx, cancelStop := times.bound(ctx)
+		defer cancelStop()
+		a.drain(ctx, times)
 		// The registrar would bring back what is deregistered while it runs.
 		stopRegistering()
 		<-registered
-		a.deregister(ctx)
+		a.deregister(ctx, times)
 		return nil
 	})
 	return group.Wait()
-}
-
-// drain is the order of a gentle end. Its steps are bounded, so that a Consul
-// that does not answer cannot keep the process from ending.
-func (a *Agent) drain(ctx context.Context) {
-	a.mu.Lock()
-	a.draining = true
-	all := slices.Collect(maps.Values(a.sidecars))
-	cfg := a.config.Drain
-	a.mu.Unlock()
-	a.opts.Notify(State{Stopping: true, Text: "draining"})
-	a.log.Info("draining", "propagation", cfg.Propagation, "timeout", cfg.Timeout)
-	if a.failHealth(ctx, all) {
-		pause(ctx, cfg.Propagation)
-	}
-	deadline, cancel := context.WithTimeout(ctx, cfg.Timeout)
-	defer cancel()
-	var drains errgroup.Group
-	for _, s := range all {
-		drains.Go(func() error {
-			s.drain(deadline)
-			return nil
-		})
-	}
-	_ = drains.Wait()
-}
-
-// courtesy bounds what the agent still tells Consul while it ends.
-const courtesy = 5 * time.Second
-
-// failHealth reports whether Consul was there to be told.
-func (a *Agent) failHealth(ctx context.Context, all []*sidecar) bool {
-	ctx, cancel := context.WithTimeout(ctx, courtesy)
-	defer cancel()
-	const reason = "outrider is draining"
-	err := a.registrar.Maintenance(ctx, true, reason)
-	for _, s := range all {
-		if id := s.id(); id != "" && s.foreign {
-			err = errors.Join(err, a.consul.Maintenance(ctx, id, true, reason))
-		}
-	}
-	if err != nil {
-		a.log.Warn("could not put every sidecar into maintenance; callers learn of its end from failing connections", "error", err)
-	}
-	return ctx.Err() == nil
-}
-
-func (a *Agent) deregister(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, courtesy)
-	defer cancel()
-	if err := a.registrar.Deregister(ctx); err != nil {
-		a.log.Warn("could not deregister; Consul keeps the services, in maintenance, until somebody removes them", "error", err)
-	}
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }
 
 // guard runs f and turns a panic into an error, so that a fault in one sidecar

@@ -4,6 +4,8 @@
 package agent
 
 import (
+	"net/netip"
+
 	"github.com/outrider-mesh/outrider/connect"
 )
 
@@ -22,6 +24,7 @@ type snapshotDump struct {
 	Chains        map[connect.UpstreamID]*connect.Chain
 	Endpoints     map[connect.TargetID][]connect.Endpoint
 	Gateways      map[string][]connect.Endpoint `json:",omitempty"` // by datacenter
+	Destinations  []netip.AddrPort              `json:",omitempty"` // that are not passed on to
 	Peers         map[string]peerDump           `json:",omitempty"`
 }
 
@@ -52,7 +55,7 @@ func dump(s *connect.Snapshot) *snapshotDump {
 	d := &snapshotDump{
 		Version: s.Version, Service: s.Service, Leaf: leafStatus(s.Leaf), TrustDomain: s.Bundle.TrustDomain, Mesh: s.Mesh,
 		DefaultAction: s.DefaultAction, Intentions: s.Intentions, JWTProviders: s.JWTProviders, Upstreams: s.Upstreams, Chains: s.Chains, Endpoints: s.Endpoints,
-		Gateways: s.Gateways,
+		Gateways: s.Gateways, Destinations: s.Destinations,
 	}
 	for name, p := range s.Peers {
 		if d.Peers == nil {

@@ -63,6 +63,8 @@ type session struct {
 	speaksHTTP bool
 	rules      []connect.Intention
 
+	implicit implicit
+
 	exposesChecks atomic.Bool
 	exposing      chan struct{} // one slot: exposesChecks has changed
 
@@ -109,7 +111,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks} {
+	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks, ses.noteUse} {
 		group.Go(func() error { return guard(func() error { return part(ctx) }) })
 	}
 	defer ses.unsubscribe()
@@ -170,6 +172,7 @@ func (s *session) unsubscribe() {
 	w.Endpoints.Reconcile(s.owner, nil)
 	w.Gateways.Reconcile(s.owner, nil)
 	w.Peers.Reconcile(s.owner, nil)
+	w.Implicit.Reconcile(s.owner, nil)
 	s.needHTTP(func() { s.speaksHTTP, s.rules = false, nil })
 }
 
@@ -189,6 +192,7 @@ func (s *session) setRegistration(r consul.Registration) {
 		return
 	}
 	s.assembler.SetRegistration(r.Service, r.Upstreams)
+	s.followIntentions(r)
 	s.needHTTP(func() { s.speaksHTTP = r.Service.Protocol.Speaks() })
 	if s.exposesChecks.Swap(r.ExposeChecks) != r.ExposeChecks {
 		select {

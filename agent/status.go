@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/outrider-mesh/outrider/agent/consul"
 	"github.com/outrider-mesh/outrider/agent/vault"
 	"github.com/outrider-mesh/outrider/agent/watch"
 	"github.com/outrider-mesh/outrider/connect"
@@ -72,11 +73,12 @@ type IntentionStatus struct {
 	Action     string
 }
 
-// A WatchStatus is that of one watch on Consul, or of one key set of a JWT
-// provider. Error is "" when it is fine.
+// A WatchStatus is that of one watch on Consul, of the source of the ACL token,
+// or of one key set of a JWT provider. Error is "" when it is fine.
 type WatchStatus struct {
 	Key         string
 	LastSuccess time.Time
+	Expires     time.Time `json:",omitzero"` // of an ACL token that a login gave
 	Failures    int
 	Error       string `json:",omitempty"`
 }
@@ -93,12 +95,21 @@ func (a *Agent) Status(ctx context.Context) Status {
 	for _, sc := range all {
 		s.Sidecars = append(s.Sidecars, sc.status(ctx))
 	}
+	for _, t := range a.consul.TokenStatus() {
+		s.Watches = append(s.Watches, tokenStatus(t))
+	}
 	for _, w := range a.watches.Status() {
 		s.Watches = append(s.Watches, watchStatus(w))
 	}
 	for _, k := range a.keys.Status() {
 		s.Watches = append(s.Watches, keySetStatus(k))
 	}
+	return s
+}
+
+func tokenStatus(t consul.TokenStatus) WatchStatus {
+	s := watchStatus(watch.Status{Key: t.Source, LastSuccess: t.LastSuccess, Failures: t.Failures, Err: t.Err})
+	s.Expires = t.Expires
 	return s
 }
 

@@ -18,12 +18,14 @@ func (s *session) want(wants assemble.Wants) {
 	for _, u := range wants.Upstreams {
 		if u.Problem == "" {
 			key := consul.UpstreamChainKey(u, s.service)
+			key.Unused = !wants.Used[u.ID]
 			byChain[key] = append(byChain[key], u.ID)
 		}
 	}
 	byKey := make(map[consul.EndpointsKey][]connect.TargetID)
 	for _, t := range wants.Targets {
 		key := consul.TargetEndpointsKey(t, s.service)
+		key.Unused = !wants.UsedTargets[t.ID]
 		byKey[key] = append(byKey[key], t.ID)
 	}
 	gateways := make(map[consul.GatewaysKey][]string)

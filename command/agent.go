@@ -38,7 +38,8 @@ func runAgent(i invocation) int {
 	if len(cfg.Services) == 0 {
 		return i.fail("agent: %s holds no service stanza, so there is nothing to run; add one, or run \"outrider sidecar\" for a registration that exists", paths.String())
 	}
-	return i.serve(agent.Options{Config: cfg}, load)
+	prepare := func(context.Context, hclog.Logger) (agent.Options, error) { return agent.Options{Config: cfg}, nil }
+	return i.serve(newLogger(cfg.Log, i.stderr), prepare, load)
 }
 
 // load prints what is wrong with a configuration, or what it is warned of.
@@ -75,22 +76,29 @@ func colored(w io.Writer) bool {
 }
 
 // serve runs an agent under the signals of a service: SIGHUP reloads, SIGTERM
-// and SIGINT drain, and the second of them ends at once. reload may be nil.
-func (i invocation) serve(opts agent.Options, reload func() (*hcl.Config, error)) int {
-	opts.Logger = newLogger(opts.Config.Log, i.stderr)
-	opts.Version = version.String()
-	if opts.Notify == nil {
-		opts.Notify = agent.Systemd
-	}
+// and SIGINT drain, and the second of them ends at once. prepare may wait for
+// what the agent needs; a signal ends that too. reload may be nil.
+func (i invocation) serve(log hclog.Logger, prepare func(context.Context, hclog.Logger) (agent.Options, error), reload func() (*hcl.Config, error)) int {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	opts, err := await(ctx, signals, func(ctx context.Context) (agent.Options, error) { return prepare(ctx, log) })
+	if errors.Is(err, errStopped) {
+		return exitOK
+	}
+	if err != nil {
+		return i.fail("%v", err)
+	}
+	opts.Logger, opts.Version = log, version.String()
+	if opts.Notify == nil {
+		opts.Notify = agent.Systemd
+	}
 	a, err := agent.New(opts)
 	if err != nil {
 		return i.fail("%v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	stop := make(chan struct{})
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx, stop) }()
@@ -105,14 +113,45 @@ func (i invocation) serve(opts agent.Options, reload func() (*hcl.Config, error)
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP && reload != nil:
-				i.reload(ctx, a, reload, opts.Logger)
+				i.reload(ctx, a, reload, log)
 			case s == syscall.SIGHUP:
 			case stopping:
-				opts.Logger.Warn("second signal: ending at once")
+				log.Warn("second signal: ending at once")
 				cancel()
 			default:
 				stopping = true
 				close(stop)
+			}
+		}
+	}
+}
+
+// errStopped says that a signal came before there was anything to stop.
+var errStopped = errors.New("stopped before it began")
+
+// await returns what prepare does, or errStopped.
+func await(ctx context.Context, signals <-chan os.Signal, prepare func(context.Context) (agent.Options, error)) (agent.Options, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var opts agent.Options
+	prepared := make(chan error, 1)
+	go func() {
+		var err error
+		opts, err = prepare(ctx)
+		prepared <- err
+	}()
+	stopped := false
+	for {
+		select {
+		case err := <-prepared:
+			if stopped {
+				return opts, errStopped
+			}
+			return opts, err
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				stopped = true
+				cancel()
 			}
 		}
 	}

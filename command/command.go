@@ -37,11 +37,14 @@ type subcommand struct {
 func commands() []subcommand {
 	return []subcommand{
 		{"agent", "-config PATH...", "run every service of a configuration", runAgent},
-		{"sidecar", "-sidecar-for ID | -proxy-id ID", "run one sidecar that is registered by somebody else", runSidecar},
+		{"sidecar", "[-sidecar-for ID | -proxy-id ID]", "run one sidecar that is registered by somebody else, such as Nomad", runSidecar},
+		{"wait", "[-timeout TIME] [-addr ADDRESS]", "wait until a sidecar is ready", runWait},
 		{"dev", "[-once]", "show a mesh in one process, with a tour of what it does", runDev},
 		{"validate", "[-json] PATH...", "check configuration files", runValidate},
 		{"fmt", "[-check] [FILE...]", "rewrite configuration files in canonical form", runFmt},
-		{"status", "[-json]", "show what the agent of this host serves", runStatus},
+		{"job", "inject [FLAGS] FILE|-", "put sidecar tasks into a Nomad job, print it or run it", runJob},
+		{"status", "[-json] [-alloc ID]", "show what this host serves, Nomad's sidecars too", runStatus},
+		{"doctor", "[-json] [-config PATH...]", "look for what keeps a sidecar from working here", runDoctor},
 		{"version", "[-json]", "print the version", runVersion},
 	}
 }
@@ -60,6 +63,9 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case "-v", "-version", "--version":
 		args[0] = "version"
 	}
+	if strings.HasPrefix(args[0], "-") {
+		return runEnvoy(invocation{args, stdin, stdout, stderr})
+	}
 	for _, c := range commands() {
 		if c.name == args[0] {
 			return c.run(invocation{args[1:], stdin, stdout, stderr})
@@ -75,6 +81,7 @@ func printHelp(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "  %-9s %-32s %s\n", c.name, c.args, c.summary)
 	}
+	b.WriteString("  -c FILE   -l LEVEL …                       as Envoy is started: run the sidecar of a bootstrap\n")
 	b.WriteString("\n\"outrider COMMAND -h\" lists the flags of a command.\n")
 	_, _ = io.WriteString(w, b.String())
 }

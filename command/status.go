@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/outrider-mesh/outrider/agent"
 )
@@ -23,43 +24,80 @@ import (
 const defaultAdmin = "unix:///run/outrider/admin.sock"
 
 func runStatus(i invocation) int {
-	fs := i.flags("status", "[-json]")
-	asJSON := fs.Bool("json", false, "print JSON")
-	admin := fs.String("admin", "", "`ADDRESS` of the agent's admin API; else OUTRIDER_ADMIN, else "+defaultAdmin)
+	var q statusQuery
+	fs := i.flags("status", "[-json] [-alloc ID]")
+	fs.BoolVar(&q.asJSON, "json", false, "print JSON")
+	fs.StringVar(&q.admin, "admin", os.Getenv("OUTRIDER_ADMIN"), "`ADDRESS` of one admin API to ask, and nothing else (OUTRIDER_ADMIN); else the agent at "+defaultAdmin+" and, on a Nomad client, every sidecar")
+	fs.StringVar(&q.alloc, "alloc", "", "show the sidecars of this Nomad allocation in full; the beginning of its `ID` is enough")
 	if code, ok := i.parse(fs); !ok {
 		return code
 	}
-	address := cmp.Or(*admin, os.Getenv("OUTRIDER_ADMIN"), defaultAdmin)
-	body, err := askAdmin(address, "/v1/status")
-	if err != nil {
-		return i.fail("status: ask the agent at %s: %v; is it running, and may you use its socket? -admin names another", address, err)
+	switch {
+	case fs.NArg() > 0:
+		return i.misuse("status: unexpected argument %q", fs.Arg(0))
+	case q.alloc != "":
+		return i.allocStatus(context.Background(), q)
+	case q.admin == "":
+		return i.hostStatus(context.Background(), q)
 	}
-	if *asJSON {
+	body, err := askAgent(context.Background(), q.admin)
+	if err != nil {
+		return i.fail("status: %v", err)
+	}
+	return i.agentStatus(body, q.asJSON)
+}
+
+// statusQuery is what the command line asks for.
+type statusQuery struct {
+	asJSON bool
+	admin  string // "" means the default and the sidecars of Nomad
+	alloc  string // prefix; "" means all
+}
+
+// agentStatus prints what one agent answered.
+func (i invocation) agentStatus(body []byte, asJSON bool) int {
+	if asJSON {
 		_, _ = i.stdout.Write(body)
 		return exitOK
 	}
-	var s agent.Status
-	if err := json.Unmarshal(body, &s); err != nil {
-		return i.fail("status: understand the agent's answer: %v; client and agent may be of different versions", err)
+	s, err := readStatus(body)
+	if err != nil {
+		return i.fail("status: %v", err)
 	}
 	printStatus(i.stdout, s, time.Now())
 	return exitOK
 }
 
-// askAdmin gets a path of the admin API.
-func askAdmin(address, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+func readStatus(body []byte) (agent.Status, error) {
+	var s agent.Status
+	if err := json.Unmarshal(body, &s); err != nil {
+		return s, fmt.Errorf("understand the agent's answer: %w; client and agent may be of different versions", err)
+	}
+	return s, nil
+}
+
+// askAgent gets the status of the agent at an address. The error says what to
+// do.
+func askAgent(ctx context.Context, address string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	host, transport := address, &http.Transport{}
+	host, dial := address, (&net.Dialer{}).DialContext
 	if socket, ok := strings.CutPrefix(address, "unix://"); ok {
 		host = "outrider"
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		}
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return agent.DialAdmin(ctx, socket) }
 	}
+	body, err := askAdmin(ctx, dial, host, 64<<20)
+	if err != nil {
+		return nil, fmt.Errorf("ask the agent at %s: %w; is it running, and may you use its socket? -admin names another", address, err)
+	}
+	return body, nil
+}
+
+// askAdmin gets /v1/status of the admin API behind dial, of at most limit bytes.
+func askAdmin(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), host string, limit int64) ([]byte, error) {
+	transport := &http.Transport{DialContext: dial, MaxResponseHeaderBytes: 64 << 10, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil) //nolint:gosec // the address is the choice of who runs the command
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v1/status", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +106,14 @@ func askAdmin(address, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<20))
-	if err != nil {
+	body, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(body)))
+	case int64(len(body)) > limit:
+		return nil, fmt.Errorf("the answer is longer than %d MB", limit>>20)
+	case res.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: %.200s", res.Status, strings.TrimSpace(string(body)))
 	}
 	return body, nil
 }
@@ -84,8 +124,24 @@ type printer struct {
 	now time.Time
 }
 
+// line writes one line, whatever the arguments hold: names come from Consul and
+// from tasks of other people, and must neither steer the reader's terminal nor
+// pass for a line of ours.
 func (p printer) line(indent int, format string, args ...any) {
-	_, _ = fmt.Fprintf(p.out, strings.Repeat("  ", indent)+format+"\n", args...)
+	_, _ = fmt.Fprintln(p.out, strings.Repeat("  ", indent)+printable(fmt.Sprintf(format, args...)))
+}
+
+// printable is text as one line without control characters.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r):
+			return -1
+		}
+		return r
+	}, text)
 }
 
 func printStatus(out io.Writer, s agent.Status, now time.Time) {
@@ -114,14 +170,7 @@ func printStatus(out io.Writer, s agent.Status, now time.Time) {
 }
 
 func (p printer) sidecar(s agent.SidecarStatus) {
-	state := "ready"
-	if !s.Ready {
-		state = "not ready"
-		if len(s.Missing) > 0 {
-			state += ": waits for " + strings.Join(s.Missing, ", ")
-		}
-	}
-	p.line(0, "%s (%s)  %s", s.Service, s.ProxyID, state)
+	p.line(0, "%s (%s)  %s", s.Service, s.ProxyID, readiness(s))
 	if s.Problem != "" {
 		p.line(1, "problem     %s", s.Problem)
 	}

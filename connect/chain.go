@@ -3,7 +3,10 @@
 
 package connect
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // A TargetID names a target in Consul's form: "[subset.]service.ns.partition.dc".
 type TargetID string
@@ -18,6 +21,10 @@ type Chain struct {
 	Start      string
 	Nodes      map[string]Node
 	Targets    map[TargetID]Target
+	// VirtualIPs are the addresses that stand for the service in our own
+	// partition and datacenter, on any port (Consul, virtual IPs). Nil for a chain
+	// of another datacenter, a peer or a prepared query.
+	VirtualIPs []netip.Addr
 }
 
 // A NodeKind tells what a node of a chain does.

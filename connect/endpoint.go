@@ -19,6 +19,10 @@ type Endpoint struct {
 	// Unusable says why the endpoint gets no traffic, "" when it may:
 	// "check \"db\" is critical", "node check …", "warning, and the subset wants only passing".
 	Unusable string
+	// Direct says that its address may be called as it is in transparent mode:
+	// what is there is this instance, and takes mTLS on every port (Consul,
+	// dialed_directly).
+	Direct bool
 }
 
 // Usable reports whether the endpoint may be given traffic.

@@ -11,6 +11,10 @@ type Mesh struct {
 
 	Normalization Normalization // of requests on inbound listeners
 	SanitizeXFCC  bool          // x-forwarded-client-cert never reaches the application
+
+	// DestinationsOnly forbids proxies in transparent mode to pass on connections
+	// to anything outside the mesh (mesh_destinations_only).
+	DestinationsOnly bool
 }
 
 // Normalization says what is done to a request before it is authorised and

@@ -37,6 +37,8 @@ type Service struct {
 	LocalPort       int
 	LocalSocketPath string
 
+	Transparent *Transparent // nil: only upstreams with a listener of their own are served
+
 	LocalConnectTimeout   time.Duration // to the application; 5 s unless configured
 	MaxInboundConnections int           // 0 means the proxy's own limit
 
@@ -108,7 +110,8 @@ func (s Service) Identity(trustDomain string) Identity {
 type UpstreamID string
 
 // An Upstream is a service that the local application calls through a local
-// listener: BindAddress and BindPort, or BindSocketPath.
+// listener: BindAddress and BindPort, or BindSocketPath; an implicit one only by
+// a virtual IP.
 type Upstream struct {
 	ID         UpstreamID
 	Name       string
@@ -122,6 +125,9 @@ type Upstream struct {
 	BindPort       int
 	BindSocketPath string
 	BindSocketMode fs.FileMode // 0 leaves the mode to the umask
+	// Implicit says that the upstream is there because intentions let us call it
+	// and we are in transparent mode: it has no listener of its own.
+	Implicit bool
 
 	Protocol       Protocol      // "" means the chain's
 	ConnectTimeout time.Duration // 0 means the chain's

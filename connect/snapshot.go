@@ -3,6 +3,8 @@
 
 package connect
 
+import "net/netip"
+
 // A Snapshot is everything one sidecar needs to know at one moment. It is
 // complete when published and is never written to afterwards, by anyone.
 type Snapshot struct {
@@ -18,5 +20,6 @@ type Snapshot struct {
 	Chains        map[UpstreamID]*Chain
 	Endpoints     map[TargetID][]Endpoint // instances; see Reach for what is called
 	Gateways      map[string][]Endpoint   // mesh gateways that targets need, by datacenter
+	Destinations  []netip.AddrPort        // in transparent mode: outside the mesh, behind gateways that we do not go round
 	Peers         map[string]Peer         // those that targets and Intentions name, by name; one that is missing denies
 }

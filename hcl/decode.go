@@ -58,7 +58,31 @@ func (d *decoder) consul(o *object, consul *Consul) {
 	s.str("partition", &consul.Partition)
 	s.str("default_intention_policy", &consul.DefaultIntentionPolicy)
 	consul.TLS = d.tls(s)
+	consul.Login = d.consulLogin(s)
 	s.end()
+}
+
+// consulLogin decodes the login block of consul; nil when it is absent.
+func (d *decoder) consulLogin(outer *scope) *Login {
+	o, given := outer.block("login")
+	if !given {
+		return nil
+	}
+	login := &Login{}
+	s := d.scope(o)
+	s.str("auth_method", &login.AuthMethod)
+	s.str("token_file", &login.TokenFile)
+	const inline = `A JWT expires, so it is read from its file at each login: token_file = "…".`
+	const rules = "Consul decides by the binding rules of the auth method what the token may do. Remove the line."
+	s.refuse("%q is not accepted here", []refusal{
+		{"token", inline}, {"jwt", inline}, {"bearer_token", inline}, {"bearer", inline},
+		{"bearer_token_file", `Write token_file = "…".`},
+		{"method", `Write auth_method = "…".`},
+		{"mount", `That is Vault's word. Consul's auth methods have a name: auth_method = "…".`},
+		{"role", rules}, {"policy", rules}, {"policies", rules},
+	})
+	s.end()
+	return login
 }
 
 // tls decodes the tls block of a scope; nil when it is absent.

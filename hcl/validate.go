@@ -109,6 +109,9 @@ func (v *validator) consul() {
 	if v.given("consul.token") && v.given("consul.token_file") {
 		v.exactlyOne("consul", "token", "token_file")
 	}
+	if c.Login != nil {
+		v.login(*c.Login)
+	}
 	v.inline("consul.token", c.Token, `Put it into a file of its own, and name that: token_file = "…".`)
 	v.oneOf("consul.default_intention_policy", c.DefaultIntentionPolicy, "", "allow", "deny")
 	v.tls("consul.tls", c.TLS)
@@ -129,6 +132,24 @@ func (v *validator) consul() {
 		}
 	default:
 		v.url("consul.address", c.Address, c.TLS, "Consul", remedy)
+	}
+}
+
+// login checks the login block of consul, and that it is the only source of the
+// token.
+func (v *validator) login(login Login) {
+	const path = "consul.login"
+	for _, other := range []string{"token", "token_file"} {
+		if v.given("consul." + other) {
+			v.err("consul."+other, fmt.Sprintf("Both %q and a login", other), fmt.Sprintf(
+				"The login block at %s gets the ACL token. Keep one of the two; a file with a JWT belongs inside the block.", v.where(path)))
+		}
+	}
+	if login.AuthMethod == "" && !v.broken(path+".auth_method") {
+		v.err(path+".auth_method", "No auth method to log in with", `Name the auth method of Consul: auth_method = "…". "nomad-workloads" is the one that "nomad setup consul" makes.`)
+	}
+	if login.TokenFile == "" && !v.broken(path+".token_file") {
+		v.err(path+".token_file", "No JWT to log in with", `Name the file that holds it: token_file = "…". A Nomad task finds that of an identity block with file = true below secrets/.`)
 	}
 }
 

@@ -50,6 +50,10 @@ type Wants struct {
 	Targets   []connect.Target   // of all chains, for their instances
 	Gateways  []string           // datacenters whose mesh gateways some target is called through
 	Peers     []string           // that targets and intentions name, for their roots
+	// Used says of which upstreams, and UsedTargets of whose targets, news must
+	// come at once: those with a listener, and implicit ones that have been called.
+	Used        map[connect.UpstreamID]bool
+	UsedTargets map[connect.TargetID]bool
 }
 
 // An Assembler collects the state of one sidecar. The setters take immutable

@@ -5,6 +5,7 @@ package assemble
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -13,27 +14,31 @@ import (
 
 // draft is what has been heard so far; nil means not heard yet.
 type draft struct {
-	service    *connect.Service
-	upstreams  []connect.Upstream
-	bundle     *connect.TrustBundle
-	leaf       *connect.Leaf
-	mesh       *connect.Mesh
-	intentions *intentions
-	providers  map[string]connect.JWTProvider // those that are known by now
-	defaults   *defaults
-	exposed    []connect.ExposedPath
-	chains     map[connect.UpstreamID]*connect.Chain // the latest heard
-	serving    map[connect.UpstreamID]*connect.Chain // the latest whose endpoints are all known
-	instances  map[connect.TargetID]connect.Instances
-	gateways   map[string][]connect.Endpoint    // by datacenter
-	peers      map[string]connect.Peer          // by name
-	since      map[connect.UpstreamID]time.Time // when an upstream was first seen
-	late       map[connect.UpstreamID]bool      // upstreams that ran out of patience
-	completed  time.Time                        // when all that a snapshot cannot do without was there; zero: not yet
-	impatient  bool                             // the first snapshot waits no longer for what it can do without
-	published  bool                             // there has been a first snapshot
-	dirty      bool                             // something has changed since the last snapshot
-	rewant     bool                             // what must be watched has changed
+	service      *connect.Service
+	upstreams    []connect.Upstream // registered, then implicit ones
+	registered   []connect.Upstream
+	implicit     []connect.Upstream // of transparent mode; nil: not heard of
+	destinations []netip.AddrPort
+	used         map[connect.UpstreamID]bool // implicit ones that have been called
+	bundle       *connect.TrustBundle
+	leaf         *connect.Leaf
+	mesh         *connect.Mesh
+	intentions   *intentions
+	providers    map[string]connect.JWTProvider // those that are known by now
+	defaults     *defaults
+	exposed      []connect.ExposedPath
+	chains       map[connect.UpstreamID]*connect.Chain // the latest heard
+	serving      map[connect.UpstreamID]*connect.Chain // the latest whose endpoints are all known
+	instances    map[connect.TargetID]connect.Instances
+	gateways     map[string][]connect.Endpoint    // by datacenter
+	peers        map[string]connect.Peer          // by name
+	since        map[connect.UpstreamID]time.Time // when an upstream was first seen
+	late         map[connect.UpstreamID]bool      // upstreams that ran out of patience
+	completed    time.Time                        // when all that a snapshot cannot do without was there; zero: not yet
+	impatient    bool                             // the first snapshot waits no longer for what it can do without
+	published    bool                             // there has been a first snapshot
+	dirty        bool                             // something has changed since the last snapshot
+	rewant       bool                             // what must be watched has changed
 }
 
 type intentions struct {
@@ -55,13 +60,25 @@ func newDraft() draft {
 		instances: make(map[connect.TargetID]connect.Instances),
 		gateways:  make(map[string][]connect.Endpoint),
 		peers:     make(map[string]connect.Peer),
+		used:      make(map[connect.UpstreamID]bool),
 		since:     make(map[connect.UpstreamID]time.Time),
 		late:      make(map[connect.UpstreamID]bool),
 	}
 }
 
 func (d *draft) register(s connect.Service, upstreams []connect.Upstream, now time.Time) {
-	d.service, d.upstreams, d.rewant = &s, upstreams, true
+	d.service, d.registered = &s, upstreams
+	if s.Transparent == nil {
+		d.implicit, d.destinations = nil, nil
+	}
+	d.setUpstreams(now)
+}
+
+// setUpstreams puts together those that are registered and those that are
+// implicit.
+func (d *draft) setUpstreams(now time.Time) {
+	upstreams := d.withImplicit()
+	d.upstreams, d.rewant = upstreams, true
 	wanted := make(map[connect.UpstreamID]bool, len(upstreams))
 	for _, u := range upstreams {
 		wanted[u.ID] = true
@@ -72,6 +89,7 @@ func (d *draft) register(s connect.Service, upstreams []connect.Upstream, now ti
 	gone := func(id connect.UpstreamID) bool { return !wanted[id] }
 	maps.DeleteFunc(d.since, func(id connect.UpstreamID, _ time.Time) bool { return gone(id) })
 	maps.DeleteFunc(d.late, func(id connect.UpstreamID, _ bool) bool { return gone(id) })
+	maps.DeleteFunc(d.used, func(id connect.UpstreamID, _ bool) bool { return gone(id) })
 }
 
 func (d *draft) setChain(id connect.UpstreamID, c *connect.Chain) {
@@ -134,15 +152,20 @@ func (d *draft) wants() (w Wants, changed bool) {
 	d.rewant = false
 	wanted := make(map[connect.UpstreamID]bool)
 	seen := make(map[connect.TargetID]bool)
+	w.Used = make(map[connect.UpstreamID]bool)
+	w.UsedTargets = make(map[connect.TargetID]bool)
 	far := d.newFar()
 	for _, u := range d.upstreams {
 		wanted[u.ID] = true
+		used := !u.Implicit || d.used[u.ID]
+		w.Used[u.ID] = used
 		for _, c := range []*connect.Chain{d.chains[u.ID], d.serving[u.ID]} {
 			if c == nil {
 				continue
 			}
 			for _, id := range slices.Sorted(maps.Keys(c.Targets)) {
 				far.add(c.Targets[id])
+				w.UsedTargets[id] = w.UsedTargets[id] || used
 				if !seen[id] {
 					seen[id] = true
 					w.Targets = append(w.Targets, c.Targets[id])
@@ -216,7 +239,7 @@ func (d *draft) required() []string {
 func (d *draft) snapshot(version uint64) *connect.Snapshot {
 	s := &connect.Snapshot{
 		Version: version, Service: *d.service, Leaf: d.leaf, Bundle: d.bundle, Mesh: *d.mesh,
-		Intentions: d.intentions.rules, DefaultAction: d.intentions.fallback,
+		Intentions: d.intentions.rules, DefaultAction: d.intentions.fallback, Destinations: d.destinations,
 		Chains:    make(map[connect.UpstreamID]*connect.Chain, len(d.serving)),
 		Endpoints: make(map[connect.TargetID][]connect.Endpoint, len(d.instances)),
 	}

@@ -33,13 +33,16 @@ func Providers(rules []connect.Intention) []string {
 	return slices.Sorted(maps.Keys(named))
 }
 
-// unheard is what has not been heard of that HTTP needs. A service that does
-// not speak it has no use for any of it.
+// unheard is what has not been heard of that transparent mode and HTTP need. A
+// service that does not speak HTTP has no use for the latter.
 func (d *draft) unheard() []string {
-	if d.service == nil || d.intentions == nil || !d.service.Protocol.Speaks() {
+	if d.service == nil || d.intentions == nil {
 		return nil
 	}
-	var out []string
+	out := d.unheardImplicit()
+	if !d.service.Protocol.Speaks() {
+		return out
+	}
 	if d.defaults == nil {
 		out = append(out, "the service's defaults")
 	}

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"github.com/outrider-mesh/outrider/agent/watch"
 )
 
 // An agent answers as a Consul agent would: each path has one answer at a time,
@@ -113,7 +111,7 @@ func (a *agent) client(t *testing.T, edit func(*Config)) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.pace = watch.Options{MinGap: time.Millisecond, BackoffBase: time.Millisecond, BackoffLimit: 10 * time.Millisecond}
+	c.pace.MinGap, c.pace.BackoffBase, c.pace.BackoffLimit = time.Millisecond, time.Millisecond, 10*time.Millisecond
 	t.Cleanup(c.http.CloseIdleConnections)
 	return c
 }

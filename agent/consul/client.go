@@ -41,6 +41,9 @@ type Client struct {
 	api    *api.Client
 	logger hclog.Logger
 	pace   watch.Options // Name and Logger are filled in by users
+	unused *turns        // of reads of what nobody has used yet
+	from   source        // of the ACL token
+	seat   *seat
 }
 
 // NewClient returns a client; it sends nothing yet. The error is about the
@@ -59,7 +62,8 @@ func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
 			return nil, fmt.Errorf("default intention policy: %w", err)
 		}
 	}
-	httpClient, err := newHTTPClient(cfg, b, logger)
+	seat := newSeat()
+	httpClient, from, err := newHTTPClient(cfg, b, seat, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +83,25 @@ func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul client: %w", err)
 	}
-	return &Client{cfg: cfg, base: b, http: httpClient, api: writer, logger: logger}, nil
+	return &Client{
+		cfg: cfg, base: b, http: httpClient, api: writer, logger: logger, unused: newTurns(),
+		from: from, seat: seat, pace: watch.Options{Sooner: seat.changed},
+	}, nil
 }
+
+// Run keeps the ACL token good until ctx ends, then returns nil: it logs in
+// where the configuration says so, before the token ends and when Consul does
+// not know it any more, and logs out at the end; it looks for another token in
+// a file whose token Consul does not know. It is called once, and before the
+// first request of a client that logs in.
+func (c *Client) Run(ctx context.Context) error {
+	c.from.run(ctx)
+	return nil
+}
+
+// TokenStatus tells how the source of the ACL token fares; it is empty when
+// there is nothing to tell.
+func (c *Client) TokenStatus() []TokenStatus { return c.from.status() }
 
 func basicAuth(auth string) *api.HttpBasicAuth {
 	if auth == "" {
@@ -183,6 +204,9 @@ func (c *Client) parameters(r request, after watch.Cursor) (url.Values, time.Dur
 		params.Set("hash", after.Hash)
 	}
 	wait := cmp.Or(r.wait, blockFor)
+	if limit := c.seat.patience(); limit > 0 {
+		wait = min(wait, limit)
+	}
 	params.Set("wait", wait.String())
 	// Consul adds up to a sixteenth to what is asked for (Consul's HTTP API,
 	// blocking queries).
@@ -205,12 +229,7 @@ func readMeta(header http.Header) (meta, error) {
 }
 
 // where names the agent, for errors.
-func (c *Client) where() string {
-	if c.base.socket != "" {
-		return "unix://" + c.base.socket
-	}
-	return c.base.scheme + "://" + c.base.host + c.base.prefix
-}
+func (c *Client) where() string { return c.base.where() }
 
 // A statusError is an answer other than 200.
 type statusError struct {
@@ -237,10 +256,25 @@ func status(err error) int {
 	return 0
 }
 
+// isUnknownToken reports whether the cause is that Consul does not know the
+// token.
+func isUnknownToken(err error) bool {
+	if own, ok := errors.AsType[*statusError](err); ok {
+		return unknownToken(own.code, own.body)
+	}
+	foreign, ok := errors.AsType[api.StatusError](err)
+	return ok && unknownToken(foreign.Code, foreign.Body)
+}
+
 // explain adds to an error what a person can do about it.
 func explain(err error, needs, where string) error {
 	err = withoutURL(err)
+	if own, ok := errors.AsType[*loginError](err); ok {
+		return own // it says what to do
+	}
 	switch code := status(err); {
+	case isUnknownToken(err):
+		return fmt.Errorf("%w: the token was deleted, has expired, or is not one of this Consul: give another one", err)
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
 		return fmt.Errorf("%w: the token may be missing, wrong or expired, or lacks the ACL permission %s", err, needs)
 	case code == http.StatusTooManyRequests:

@@ -49,6 +49,9 @@ type Login struct {
 	AuthMethod string
 	// TokenFile holds the JWT; it is read at each login.
 	TokenFile string
+	// Meta is shown in the description of the token in Consul; nil names
+	// Outrider. It is no secret.
+	Meta map[string]string
 }
 
 // TLS says how https addresses are verified and who we are there.
@@ -99,6 +102,14 @@ func ConfigFromEnv() Config {
 type base struct {
 	scheme, host, prefix string
 	socket               string // path of a unix socket, "" for TCP
+}
+
+// where names the agent, for errors.
+func (b base) where() string {
+	if b.socket != "" {
+		return "unix://" + b.socket
+	}
+	return b.scheme + "://" + b.host + b.prefix
 }
 
 func (b base) url(path string, params url.Values) *url.URL {

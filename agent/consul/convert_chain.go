@@ -20,6 +20,8 @@ type wireChain struct {
 	StartNode   string
 	Nodes       map[string]*wireNode
 	Targets     map[string]*wireTarget
+
+	AutoVirtualIPs, ManualVirtualIPs []string
 }
 
 type wireNode struct {
@@ -84,6 +86,7 @@ func convertChain(w *wireChain, service, gateway string) (*connect.Chain, error)
 		Nodes:      make(map[string]connect.Node, len(w.Nodes)),
 		Targets:    make(map[connect.TargetID]connect.Target, len(w.Targets)),
 	}
+	var err error
 	for id, t := range w.Targets {
 		target, err := convertTarget(id, t)
 		if err != nil {
@@ -103,6 +106,9 @@ func convertChain(w *wireChain, service, gateway string) (*connect.Chain, error)
 	}
 	if _, ok := chain.Nodes[chain.Start]; !ok {
 		return nil, fmt.Errorf("the start node %q does not exist", chain.Start)
+	}
+	if chain.VirtualIPs, err = virtualIPs(w); err != nil {
+		return nil, err
 	}
 	return chain, checkPaths(w.Nodes)
 }

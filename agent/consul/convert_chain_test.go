@@ -6,6 +6,7 @@ package consul
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -52,8 +53,9 @@ func TestRecordedChainIsReadWhole(t *testing.T) {
 			"v2.api.default.default.dc1": target("v2", "dc1"),
 			"v2.api.default.default.dc2": target("v2", "dc2"),
 		},
+		VirtualIPs: []netip.Addr{netip.MustParseAddr("240.0.0.1")},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("chain (-want +got):\n%s", diff)
 	}
 }

@@ -31,8 +31,11 @@ type wireEndpoint struct {
 		Port            int
 		TaggedAddresses map[string]wireAddress
 		Weights         *struct{ Passing, Warning int }
-		Proxy           struct{ DestinationServiceName string }
-		Connect         struct {
+		Proxy           struct {
+			DestinationServiceName string
+			TransparentProxy       struct{ DialedDirectly bool }
+		}
+		Connect struct {
 			Native   bool
 			PeerMeta *wirePeerMeta // of a service of a peer
 		}
@@ -79,7 +82,7 @@ func convertEndpoint(key EndpointsKey, w wireEndpoint) connect.Endpoint {
 // locate says where an instance is, whatever its checks say.
 func locate(key EndpointsKey, w wireEndpoint) connect.Endpoint {
 	address, port := pickAddress(key, w)
-	e := connect.Endpoint{ID: w.Service.ID, Node: w.Node.Node, Address: address}
+	e := connect.Endpoint{ID: w.Service.ID, Node: w.Node.Node, Address: address, Direct: w.Service.Proxy.TransparentProxy.DialedDirectly}
 	if port > 0 && port <= 65535 {
 		e.Port = uint16(port)
 	}

@@ -14,7 +14,9 @@ import (
 type wireMesh struct {
 	Kind string
 	TLS  *struct{ Incoming, Outgoing *wireTLS }
-	HTTP *struct {
+
+	TransparentProxy struct{ MeshDestinationsOnly bool }
+	HTTP             *struct {
 		SanitizeXForwardedClientCert bool
 		Incoming                     *struct {
 			RequestNormalization json.RawMessage // a wireNormalization, read strictly
@@ -49,7 +51,7 @@ func convertMesh(list []wireMesh) (connect.Mesh, error) {
 	if w.Kind != "mesh" {
 		return connect.Mesh{}, fmt.Errorf("the mesh config entry is of kind %q", w.Kind)
 	}
-	var mesh connect.Mesh
+	mesh := connect.Mesh{DestinationsOnly: w.TransparentProxy.MeshDestinationsOnly}
 	var err error
 	if w.TLS != nil {
 		if mesh.Incoming, err = convertTLS(w.TLS.Incoming); err != nil {

@@ -186,7 +186,8 @@ func TestUpstreamsThatCannotBeServedSayWhy(t *testing.T) {
 			ids: []connect.UpstreamID{"a", "a?listen=2"}, warning: "it is there twice"},
 		{name: "escape hatch", proxy: `,"Upstreams":[{"DestinationName":"a","LocalBindPort":1,"Config":{"envoy_cluster_json":"{}"}}]`,
 			ids: []connect.UpstreamID{"a"}, warning: "envoy_cluster_json is ignored"},
-		{name: "transparent", proxy: `,"Mode":"transparent"`, warning: `mode "transparent" is not served yet`},
+		{name: "transparent", proxy: `,"Mode":"transparent"`},
+		{name: "transparent on no port", proxy: `,"Mode":"transparent","TransparentProxy":{"OutboundListenerPort":70000}`, warning: "70000 is not a port; 15001 is used"},
 		{name: "extension", proxy: `,"EnvoyExtensions":[{"Name":"builtin/lua"}]`, warning: `Envoy extension "builtin/lua" is ignored`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

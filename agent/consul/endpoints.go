@@ -87,7 +87,7 @@ func (c *Client) openEndpoints(key EndpointsKey) watch.Fetch[connect.Instances] 
 	if key.Filter != "" {
 		r.params.Set("filter", key.Filter)
 	}
-	known, pace := false, pacer{every: again}
+	known, pace, slow := false, pacer{every: again}, c.unused.pacer(key.Unused)
 	return func(ctx context.Context, after watch.Cursor) (connect.Instances, watch.Cursor, error) {
 		if err := segment("service name", key.Service); err != nil {
 			return connect.Instances{}, watch.Cursor{}, fmt.Errorf("%s: %w", r.doing, err)
@@ -97,7 +97,7 @@ func (c *Client) openEndpoints(key EndpointsKey) watch.Fetch[connect.Instances] 
 			return connect.Instances{}, watch.Cursor{}, err
 		}
 		var w []wireEndpoint
-		m, err := c.get(ctx, r, after, &w)
+		m, err := c.getPaced(ctx, r, after, &w, slow)
 		if err != nil && !known && noPath(err) {
 			return connect.Instances{Endpoints: standIn(key.Datacenter, noPathTo(key.Datacenter))}, pace.cursor(), nil
 		}
@@ -105,6 +105,9 @@ func (c *Client) openEndpoints(key EndpointsKey) watch.Fetch[connect.Instances] 
 			return connect.Instances{}, watch.Cursor{}, err
 		}
 		known = true
+		if slow != nil {
+			return convertInstances(key, w), slow.cursor(), nil
+		}
 		return convertInstances(key, w), watch.Cursor{Index: m.index}, nil
 	}
 }

@@ -43,6 +43,7 @@ type ChainKey struct {
 	Peer                          string // of which the service is; such a chain has one target
 	Query                         bool   // Service is a prepared query; so has the chain of one
 	MeshGateway                   string // the upstream's mode; "" keeps the targets' own
+	Unused                        bool   // read now and then instead of watched
 }
 
 // UpstreamChainKey is the key of the chain of an upstream of s.
@@ -90,6 +91,7 @@ type EndpointsKey struct {
 	Query                                 bool   // Service is a prepared query, run in Datacenter
 	Local                                 string // the caller's datacenter
 	LocalPartition                        string // the caller's partition
+	Unused                                bool   // read now and then instead of watched
 }
 
 // TargetEndpointsKey is the key of the endpoints of a target, called by s.

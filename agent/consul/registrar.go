@@ -38,6 +38,8 @@ type Registrar struct {
 	maintenance *string         // the reason, nil when off
 	registered  map[string]bool // IDs of services that Consul has as they are to be
 	progress    chan struct{}   // closed and replaced when registered grows
+
+	stamps map[string]uint64 // generation of the token of each registration; Run's alone
 }
 
 // NewRegistrar returns a registrar of definitions, which it keeps.
@@ -50,6 +52,7 @@ func (c *Client) NewRegistrar(definitions []Definition, logger hclog.Logger) *Re
 		removed:     make(map[string]bool),
 		registered:  make(map[string]bool),
 		progress:    make(chan struct{}),
+		stamps:      make(map[string]uint64),
 	}
 }
 
@@ -100,11 +103,12 @@ func (r *Registrar) Set(definitions []Definition) {
 }
 
 // Run compares and registers until ctx ends, then returns nil: at once, after
-// each Set, every 30 seconds, and after an error with backoff. It leaves the
-// registrations in place; see Deregister.
+// each Set, with each new ACL token, every 30 seconds, and after an error with
+// backoff. It leaves the registrations in place; see Deregister.
 func (r *Registrar) Run(ctx context.Context) error {
 	failures := 0
 	for {
+		another := r.client.seat.changed()
 		err := r.reconcile(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -127,6 +131,7 @@ func (r *Registrar) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-r.wake:
+		case <-another:
 		}
 		timer.Stop()
 	}
@@ -179,6 +184,11 @@ func (r *Registrar) apply(ctx context.Context, d Definition) error {
 		return err
 	}
 	reasons := diff(d, wanted.Meta[fingerprintKey], service, sidecar)
+	// Before the request: should the token change meanwhile, we come again.
+	stamp := r.stamp()
+	if d.Token == "" && r.outdated(d.ServiceID(), stamp) {
+		reasons = append(reasons, "the ACL token is another one")
+	}
 	if len(reasons) == 0 {
 		return nil
 	}
@@ -186,6 +196,10 @@ func (r *Registrar) apply(ctx context.Context, d Definition) error {
 	if err := r.client.api.Agent().ServiceRegisterOpts(wanted, opts); err != nil {
 		needs := fmt.Sprintf("service:write on %q and %q", d.Name, d.Name+"-sidecar-proxy")
 		return fmt.Errorf("register service %q: %w", wanted.ID, explain(err, needs, r.client.where()))
+	}
+	if d.Token == "" {
+		r.stamps[d.ServiceID()] = stamp
+		r.client.seat.hold(d.ServiceID(), true)
 	}
 	r.logger.Info("registered", "service", wanted.ID, "reason", strings.Join(reasons, ", "))
 	// Replacing checks may take away the one that stands for maintenance.
@@ -196,6 +210,25 @@ func (r *Registrar) apply(ctx context.Context, d Definition) error {
 		return r.client.Maintenance(ctx, d.ProxyID(), true, *maintenance)
 	}
 	return nil
+}
+
+func (r *Registrar) stamp() uint64 {
+	_, generation, _ := r.client.seat.get()
+	return generation
+}
+
+// outdated reports whether Consul's agent has another token for a service than
+// the one in use. It keeps the token of a registration and publishes the health
+// of the service with it, which stops without a word when that token ends. A
+// service that was there before us is taken to have the token of the
+// configuration; a login gives each process another one.
+func (r *Registrar) outdated(id string, stamp uint64) bool {
+	before, ok := r.stamps[id]
+	if !ok && r.client.cfg.Login == nil {
+		r.stamps[id] = stamp
+		return false
+	}
+	return before != stamp
 }
 
 // seen reads one service of the agent; nil without an error means it is not
@@ -251,6 +284,7 @@ func (r *Registrar) deregister(ctx context.Context, id string) error {
 	if err != nil && status(err) != http.StatusNotFound {
 		return fmt.Errorf("deregister service %q: %w", id, explain(err, fmt.Sprintf("service:write on the service of %q", id), r.client.where()))
 	}
+	r.client.seat.hold(id, false)
 	r.logger.Info("deregistered", "service", id)
 	return nil
 }

@@ -23,6 +23,10 @@ type Registration struct {
 	// through the sidecar; see [Client.ExposedChecks].
 	ExposeChecks bool
 	Warnings     []string // what is asked for and will not be done
+
+	// Implied is what upstreams without a listener are given, by the name of the
+	// service; "*" of all others.
+	Implied map[string]connect.Upstream
 }
 
 // A wireService is one service of an agent. Proxy is nil for an application.
@@ -51,10 +55,14 @@ type wireProxy struct {
 	LocalServicePort       int
 	LocalServiceSocketPath string
 	Mode                   string
-	Config                 map[string]any
-	Upstreams              []wireUpstream
-	MeshGateway            struct{ Mode string }
-	Expose                 struct {
+	TransparentProxy       struct {
+		OutboundListenerPort int
+		DialedDirectly       bool
+	}
+	Config      map[string]any
+	Upstreams   []wireUpstream
+	MeshGateway struct{ Mode string }
+	Expose      struct {
 		Checks bool
 		Paths  []wireExposePath
 	}
@@ -95,6 +103,7 @@ func convertRegistration(w wireService, datacenter string) (Registration, error)
 	r.Service.Expose = convertExpose(w.Proxy.Expose.Paths, r.Service, &r.Warnings)
 	r.ExposeChecks = w.Proxy.Expose.Checks
 	r.Upstreams = convertUpstreams(w.Proxy, r.Service, &r.Warnings)
+	r.Implied = convertImplicit(w.Proxy, r.Service, &r.Warnings)
 	return r, nil
 }
 
@@ -132,6 +141,7 @@ func convertService(w wireService, config opaque, datacenter string) (connect.Se
 	if s.LocalPort == 0 && s.LocalSocketPath == "" {
 		config.note("the application has no port and no socket: nobody can be let through to it")
 	}
+	s.Transparent = convertTransparent(w.Proxy, config)
 	if _, err := netip.ParseAddr(s.BindAddress); err != nil {
 		return s, fmt.Errorf("bind address %q is not an IP address: set bind_address in the proxy config", s.BindAddress)
 	}
@@ -166,9 +176,6 @@ func checkPort(port int) error {
 // unserved lists what a registration asks for that this proxy does not do.
 func unserved(w wireService) []string {
 	var warnings []string
-	if w.Proxy.Mode == "transparent" {
-		warnings = append(warnings, "mode \"transparent\" is not served yet: only upstreams with a port or a socket of their own are")
-	}
 	for _, e := range w.Proxy.EnvoyExtensions {
 		warnings = append(warnings, fmt.Sprintf("Envoy extension %q is ignored: there is no Envoy", e.Name))
 	}

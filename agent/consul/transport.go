@@ -4,16 +4,13 @@
 package consul
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/go-hclog"
@@ -29,15 +26,13 @@ const (
 	// noToken keeps Consul's client library from taking a token out of the
 	// environment; it is never sent.
 	noToken = "the token of the configuration"
-	// maxToken bounds a token file; a token is a UUID or a JWT.
-	maxToken = 64 << 10
 )
 
 var errBodyTooLarge = errors.New("the answer is larger than a Consul agent's can be")
 
-// newHTTPClient returns a client for one Consul agent. It never follows a
-// redirect: the token would follow too.
-func newHTTPClient(cfg Config, b base, logger hclog.Logger) (*http.Client, error) {
+// newHTTPClient returns a client for one Consul agent, and the source of the
+// token on its requests. It never follows a redirect: the token would follow too.
+func newHTTPClient(cfg Config, b base, s *seat, logger hclog.Logger) (*http.Client, source, error) {
 	// Consul's client library is asked for the transport it would use itself,
 	// so that proxies and TLS files mean the same as everywhere with Consul.
 	transport := api.DefaultConfig().Transport
@@ -51,7 +46,7 @@ func newHTTPClient(cfg Config, b base, logger hclog.Logger) (*http.Client, error
 		InsecureSkipVerify: cfg.TLS.InsecureSkipVerify,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("consul TLS settings: %w", err)
+		return nil, nil, fmt.Errorf("consul TLS settings: %w", err)
 	}
 	transport.TLSClientConfig = tls
 	if cfg.Dial != nil {
@@ -65,16 +60,27 @@ func newHTTPClient(cfg Config, b base, logger hclog.Logger) (*http.Client, error
 			return d.DialContext(ctx, "unix", b.socket)
 		}
 	}
+	from, err := newSource(cfg, b, s, transport, logger)
+	if err != nil {
+		return nil, nil, err
+	}
 	return &http.Client{
-		Transport:     &guard{next: transport, token: &token{value: cfg.Token, file: cfg.TokenFile, logger: logger}, limit: maxBody},
+		Transport:     &guard{next: transport, from: from, limit: maxBody},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
+	}, from, nil
+}
+
+func newSource(cfg Config, b base, s *seat, next http.RoundTripper, logger hclog.Logger) (source, error) {
+	if cfg.Login == nil {
+		return newToken(cfg, s, logger), nil
+	}
+	return newLogin(cfg, b, s, next, logger)
 }
 
 // A guard puts the current token on each request and bounds each answer.
 type guard struct {
 	next  http.RoundTripper
-	token *token
+	from  source
 	limit int64
 }
 
@@ -82,11 +88,16 @@ type guard struct {
 func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	request = request.Clone(request.Context())
 	// A request may carry a token of its own, that of one service.
-	if own := request.Header.Get("X-Consul-Token"); own == "" || own == noToken {
-		token, err := g.token.current()
-		if err != nil {
+	token, ours := request.Header.Get("X-Consul-Token"), false
+	if token == "" || token == noToken {
+		var err error
+		if token, err = g.from.current(request.Context()); err != nil {
+			if request.Body != nil {
+				_ = request.Body.Close()
+			}
 			return nil, err
 		}
+		ours = true
 		request.Header.Del("X-Consul-Token")
 		if token != "" {
 			request.Header.Set("X-Consul-Token", token)
@@ -96,15 +107,31 @@ func (g *guard) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if response.StatusCode == http.StatusOK {
+	switch {
+	case response.StatusCode == http.StatusOK:
 		response.Body = &bounded{ReadCloser: response.Body, left: g.limit}
-	} else {
-		response.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(response.Body, maxErrorBody), response.Body}
+	case ours && (response.StatusCode == http.StatusForbidden || response.StatusCode == http.StatusUnauthorized):
+		g.refused(response, token)
+	default:
+		response.Body = body{io.LimitReader(response.Body, maxErrorBody), response.Body}
 	}
 	return response, nil
+}
+
+// refused looks whether Consul does not know the token, and leaves the answer
+// for whoever asked.
+func (g *guard) refused(response *http.Response, token string) {
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	if err == nil && unknownToken(response.StatusCode, string(text)) {
+		g.from.unknown(token)
+	}
+	response.Body = body{bytes.NewReader(text), response.Body}
+}
+
+// A body reads from one place and closes another.
+type body struct {
+	io.Reader
+	io.Closer
 }
 
 // CloseIdleConnections lets http.Client reach the transport behind the guard.
@@ -136,67 +163,4 @@ func (b *bounded) Read(p []byte) (int, error) {
 		return 0, errBodyTooLarge
 	}
 	return n, err
-}
-
-// A token is the ACL token, from a file that may be replaced at any time.
-type token struct {
-	value  string // when there is no file
-	file   string
-	logger hclog.Logger
-
-	mu      sync.Mutex
-	read    string // the last good content of file
-	size    int64
-	changed time.Time
-	failed  bool
-}
-
-// current returns the token for the next request. The file is read when its
-// time or size changed. Once it was read, a file that is gone, empty or
-// unreadable leaves the last good token in use: it may be in the middle of
-// being replaced.
-func (t *token) current() (string, error) {
-	if t.file == "" {
-		return t.value, nil
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	err := t.reload()
-	if err != nil && t.read == "" && t.value == "" {
-		return "", fmt.Errorf("read the Consul token: %w: create the file or correct token_file", err)
-	}
-	if err != nil && !t.failed {
-		t.logger.Warn("cannot read the Consul token file, keeping the token in use", "file", t.file, "error", err)
-	}
-	t.failed = err != nil
-	if t.read == "" {
-		return t.value, nil
-	}
-	return t.read, nil
-}
-
-func (t *token) reload() error {
-	info, err := os.Stat(t.file)
-	if err != nil {
-		return err
-	}
-	if t.read != "" && !t.failed && info.Size() == t.size && info.ModTime().Equal(t.changed) {
-		return nil
-	}
-	if info.Size() > maxToken {
-		return fmt.Errorf("%s holds %d bytes, which is no token", t.file, info.Size())
-	}
-	content, err := os.ReadFile(t.file)
-	if err != nil {
-		return err
-	}
-	value := strings.TrimSpace(string(content))
-	if value == "" {
-		return fmt.Errorf("%s is empty", t.file)
-	}
-	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return fmt.Errorf("%s holds more than one word, or bytes that no token has", t.file)
-	}
-	t.read, t.size, t.changed = value, info.Size(), info.ModTime()
-	return nil
 }

@@ -39,6 +39,7 @@ type Watches struct {
 	Endpoints     *watch.Set[EndpointsKey, connect.Instances]
 	Gateways      *watch.Set[GatewaysKey, []connect.Endpoint]
 	Peers         *watch.Set[PeerKey, connect.Peer]
+	Implicit      *watch.Set[ImplicitKey, Implicit]          // upstreams in transparent mode
 	JWTProviders  *watch.Set[struct{}, map[string]JWTSource] // all of the mesh, by name
 	Defaults      *watch.Set[ServiceKey, ServiceDefaults]    // of local services
 }
@@ -56,6 +57,7 @@ func NewWatches(c *Client, logger hclog.Logger) *Watches {
 		Endpoints:     watch.NewSet("endpoints", c.openEndpoints, same[connect.Instances], opts),
 		Gateways:      watch.NewSet("mesh gateways", c.openGateways, slices.Equal[[]connect.Endpoint], opts),
 		Peers:         watch.NewSet("peer", c.openPeer, equalPeers, opts),
+		Implicit:      watch.NewSet("implicit upstreams", c.openImplicit, same[Implicit], opts),
 		JWTProviders:  watch.NewSet("JWT providers", c.openJWTProviders, same[map[string]JWTSource], opts),
 		Defaults:      watch.NewSet("service-defaults", c.openDefaults, same[ServiceDefaults], opts),
 	}
@@ -76,7 +78,7 @@ func (w *Watches) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, run := range []func(context.Context) error{
 		w.Registrations.Run, w.Roots.Run, w.Intentions.Run, w.Mesh.Run, w.Chains.Run, w.Endpoints.Run,
-		w.Gateways.Run, w.Peers.Run, w.JWTProviders.Run, w.Defaults.Run,
+		w.Gateways.Run, w.Peers.Run, w.Implicit.Run, w.JWTProviders.Run, w.Defaults.Run,
 	} {
 		group.Go(func() error { return run(ctx) })
 	}
@@ -89,7 +91,7 @@ func (w *Watches) Run(ctx context.Context) error {
 // Status returns the state of every watch.
 func (w *Watches) Status() []watch.Status {
 	return slices.Concat(w.Registrations.Status(), w.Roots.Status(), w.Intentions.Status(),
-		w.Mesh.Status(), w.Chains.Status(), w.Endpoints.Status(), w.Gateways.Status(), w.Peers.Status(), w.JWTProviders.Status(), w.Defaults.Status())
+		w.Mesh.Status(), w.Chains.Status(), w.Endpoints.Status(), w.Gateways.Status(), w.Peers.Status(), w.Implicit.Status(), w.JWTProviders.Status(), w.Defaults.Status())
 }
 
 func (c *Client) openRegistration(proxyID string) watch.Fetch[Registration] {
@@ -168,18 +170,22 @@ func (c *Client) openChain(key ChainKey) watch.Fetch[*connect.Chain] {
 		params.Set("compile-dc", key.Datacenter)
 	}
 	r := request{doing: doing, path: "/v1/discovery-chain/" + key.Service, params: params, needs: fmt.Sprintf("service:read on %q", key.Service)}
+	pace := c.unused.pacer(key.Unused)
 	return func(ctx context.Context, after watch.Cursor) (*connect.Chain, watch.Cursor, error) {
 		if err := segment("service name", key.Service); err != nil {
 			return nil, watch.Cursor{}, fmt.Errorf("%s: %w", doing, err)
 		}
 		var w struct{ Chain *wireChain }
-		m, err := c.get(ctx, r, after, &w)
+		m, err := c.getPaced(ctx, r, after, &w, pace)
 		if err != nil {
 			return nil, watch.Cursor{}, err
 		}
 		chain, err := convertChain(w.Chain, key.Service, key.MeshGateway)
 		if err != nil {
 			return nil, watch.Cursor{}, fmt.Errorf("%s: %w", doing, err)
+		}
+		if pace != nil {
+			return chain, pace.cursor(), nil
 		}
 		return chain, watch.Cursor{Index: m.index}, nil
 	}
@@ -195,7 +201,7 @@ func (c *Client) service(ctx context.Context, id string, after watch.Cursor) (wi
 	m, err := c.get(ctx, request{doing: doing, path: "/v1/agent/service/" + id, params: url.Values{}, needs: fmt.Sprintf("service:read on the service of %q", id)}, after, &w)
 	switch {
 	case status(err) == http.StatusNotFound:
-		return w, m, fmt.Errorf("%w: %w at the agent %s", err, errNotRegistered, c.where())
+		return w, m, fmt.Errorf("%w: %w at the agent %s: check the ID, and that whoever registers the service does so there, with a sidecar", err, errNotRegistered, c.where())
 	case err != nil:
 		return w, m, err
 	case w.ID != id:

@@ -1,7 +1,8 @@
 // Copyright (c) The Outrider Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package nomad turns what Nomad gives a task, its workload identity and the
-// services of its group, into values of the mesh. It is the only package that
-// may import Nomad's API; it must not know Consul, Vault or the data plane.
+// Package nomad knows what Nomad gives a sidecar task: its environment, the
+// files of its secrets directory, and the network that it shares with its
+// group. It decides where Consul is to be found from there. It must not talk to
+// Nomad's API, know the data plane, or put a token into a log or an error.
 package nomad

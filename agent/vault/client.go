@@ -24,7 +24,7 @@ type Client struct {
 	transport *http.Transport
 	random    func() float64
 
-	refused chan uint64 // generations of tokens that Vault answered with 403
+	refused chan refusal // tokens that Vault answered with 403
 
 	mu         sync.Mutex
 	generation uint64        // of the token; 0 before the first login
@@ -55,7 +55,7 @@ func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) 
 		login:     login,
 		transport: transport,
 		random:    rand.Float64,
-		refused:   make(chan uint64, 1),
+		refused:   make(chan refusal, 1),
 		changed:   make(chan struct{}),
 	}, nil
 }
@@ -80,8 +80,8 @@ func (c *Client) Run(ctx context.Context) error {
 		case <-timer.C:
 		case <-poll.C:
 			k.poll(time.Now())
-		case generation := <-c.refused:
-			k.refused(generation, time.Now())
+		case r := <-c.refused:
+			k.refused(r, time.Now())
 		}
 		timer.Stop()
 	}
@@ -95,11 +95,17 @@ func (c *Client) session() (generation uint64, changed <-chan struct{}, problem 
 	return c.generation, c.changed, c.problem
 }
 
+// A refusal is a 403 of Vault.
+type refusal struct {
+	generation uint64 // of the token
+	gone       bool   // Vault does not know the token; else a policy may lack a path
+}
+
 // refuse tells Run that Vault answered a token with 403. It never blocks: one
 // report is as good as many.
-func (c *Client) refuse(generation uint64) {
+func (c *Client) refuse(r refusal) {
 	select {
-	case c.refused <- generation:
+	case c.refused <- r:
 	default:
 	}
 }

@@ -206,7 +206,7 @@ func TestGivenTokenNearItsMaximumTTLIsAnnouncedAndLooksAreBounded(t *testing.T) 
 		w.vault.AddToken(givenToken, fakevault.Lease{TTL: time.Hour, Max: 3 * time.Hour, Renewable: true})
 		w.start()
 		w.pass(3 * time.Hour)
-		if n := len(w.log.lines("[WARN]", "maximum TTL is near", "2000-01-01 02:59:59")); n != 1 {
+		if n := len(w.log.lines("[WARN]", "maximum TTL is near", "2000-01-01 02:59:59", "name its file with token_file")); n != 1 {
 			t.Errorf("the end of the token was announced %d times, want once", n)
 		}
 		w.pass(time.Hour)
@@ -241,6 +241,22 @@ func TestARefusedTokenIsReplacedAndAMissingPolicyDoesNotMakeTokens(t *testing.T)
 		w.pass(2 * time.Minute)
 		if n := len(w.leaves()); n != 3 {
 			t.Errorf("%d leaves after the policy was granted, want 3", n)
+		}
+	})
+}
+
+func TestATokenThatVaultDoesNotKnowIsReplacedWithinSecondsOfItsLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, appRole)
+		w.vault.AllowAppRole(roleID, secretID, fakevault.Lease{TTL: 1000 * time.Hour, Renewable: true})
+		w.run(w.client.Run)
+		w.run(w.leaf.Run)
+		w.pass(time.Second)
+		w.vault.Revoke("")
+		w.leaf.SetBundle(w.bundle) // the first use of the token
+		w.pass(goneGap + time.Second)
+		if n := len(w.leaves()); n != 1 {
+			t.Errorf("%d leaves %s after a login whose token was revoked, want 1: %v", n, goneGap, w.leaf.Status().LastError)
 		}
 	})
 }

@@ -124,6 +124,13 @@ func (f *failure) permanent() bool {
 	return f.status == http.StatusBadRequest || f.status == http.StatusForbidden || f.status == http.StatusNotFound
 }
 
+// tokenGone reports whether Vault does not know the token: it has ended, was
+// revoked, or was never one. A token whose policy lacks a path gets another
+// answer; older servers give both the same.
+func (f *failure) tokenGone() bool {
+	return f.status == http.StatusForbidden && strings.Contains(f.text, "invalid token")
+}
+
 // loginRemedy says what to do when Vault refuses to log us in.
 func loginRemedy(auth Auth, f *failure) string {
 	if f.status != http.StatusBadRequest && f.status != http.StatusForbidden {
@@ -142,6 +149,8 @@ func loginRemedy(auth Auth, f *failure) string {
 func signRemedy(pki PKI, identity string, f *failure) string {
 	role := fmt.Sprintf("role %q of %s", pki.Role, strings.Trim(pki.Mount, "/"))
 	switch {
+	case f.tokenGone():
+		return "the token has ended or was revoked, and another login is tried"
 	case f.status == http.StatusForbidden:
 		return fmt.Sprintf("grant update on %s to the token's policy", pki.path())
 	case f.status != http.StatusBadRequest:

@@ -17,6 +17,9 @@ const (
 	// doubles while new tokens are refused too.
 	refusedGap    = time.Minute
 	maxRefusedGap = 16 * time.Minute
+	// goneGap takes the place of refusedGap when Vault does not know the token:
+	// nothing but a login helps then.
+	goneGap = 5 * time.Second
 	// longestWait bounds the sleep of Run; it has no other meaning.
 	longestWait = time.Hour
 )
@@ -31,6 +34,7 @@ type keeper struct {
 	seen      credentials // of the last attempt to log in
 	loggedIn  time.Time
 	denied    uint64        // the generation that was last refused
+	gone      uint64        // the generation that Vault last did not know
 	gap       time.Duration // since the login before it
 	current   grant
 	until     time.Time // when the token ends; zero: never
@@ -168,7 +172,11 @@ func (k *keeper) warnLimit(why string) {
 		return
 	}
 	k.nearLimit = true
-	k.client.logger.Warn("the given Vault token will end: give a new one before", "reason", why, "until", k.until.Truncate(time.Second))
+	remedy := "write a new one into token_file before"
+	if k.client.cfg.Auth.TokenFile == "" {
+		remedy = `a token of the environment or of the configuration stays as it is while the process runs: name its file with token_file, or log in with auth "jwt" or "approle"`
+	}
+	k.client.logger.Warn("the given Vault token will end", "reason", why, "until", k.until.Truncate(time.Second), "remedy", remedy)
 }
 
 func (k *keeper) renewFailed(f *failure, now time.Time) {
@@ -203,21 +211,26 @@ func (k *keeper) logInAt(at time.Time) {
 	}
 }
 
-// refused is called when Vault answered the token of a generation with 403.
-func (k *keeper) refused(generation uint64, now time.Time) {
-	if current, _, _ := k.client.session(); generation != current || generation == k.denied {
+// refused is called when Vault answered a token with 403.
+func (k *keeper) refused(r refusal, now time.Time) {
+	current, _, _ := k.client.session()
+	seen, least := &k.denied, refusedGap
+	if r.gone {
+		seen, least = &k.gone, goneGap
+	}
+	if r.generation != current || r.generation == *seen {
 		return
 	}
+	*seen = r.generation
 	if now.Sub(k.loggedIn) < 2*k.gap {
 		k.gap = min(2*k.gap, maxRefusedGap)
 	} else {
-		k.gap = refusedGap
+		k.gap = least
 	}
 	at := now
 	if earliest := k.loggedIn.Add(k.gap); earliest.After(now) {
 		at = earliest
 	}
-	k.denied = generation
 	k.logInAt(at)
 }
 

@@ -35,6 +35,7 @@ const signPath = "mesh-pki/sign/mesh-web"
 // A lab is a real Vault with a root and an intermediate mount, the role and
 // policy of one service, and the bundle of its root.
 type lab struct {
+	server      *realserver.Vault
 	addr, token string
 	bundle      *connect.TrustBundle
 }
@@ -42,7 +43,7 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	server := realserver.StartVault(t)
-	l := &lab{addr: server.Addr, token: server.Token}
+	l := &lab{server: server, addr: server.Addr, token: server.Token}
 	for _, mount := range []string{"mesh-root", "mesh-pki"} {
 		l.call(t, http.MethodPost, "sys/mounts/"+mount, map[string]any{"type": "pki", "config": map[string]any{"max_lease_ttl": "8760h"}})
 	}

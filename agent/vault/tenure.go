@@ -101,7 +101,7 @@ func (t *tenure) request(ctx context.Context) {
 	if err != nil {
 		if f != nil && f.status == http.StatusForbidden {
 			t.refused = generation
-			l.client.refuse(generation)
+			l.client.refuse(refusal{generation: generation, gone: f.tokenGone()})
 		}
 		t.failed(err, now)
 		return

@@ -40,6 +40,10 @@ type Options struct {
 	MinGap time.Duration
 	// BackoffBase and BackoffLimit bound the pause after failures: 500 ms, 30 s.
 	BackoffBase, BackoffLimit time.Duration
+	// Sooner returns a channel that is closed when there is a reason to expect a
+	// better answer, such as another token: a watch that waits after a failure
+	// then tries at once. It is asked before each query; nil means never.
+	Sooner func() <-chan struct{}
 	// Limit is how many keys a Set watches at once; what is wanted beyond it
 	// waits for a place and says so in Status: 1024.
 	Limit int
@@ -79,6 +83,9 @@ func (o Options) WithDefaults() Options {
 	if o.Random == nil {
 		o.Random = rand.Float64
 	}
+	if o.Sooner == nil {
+		o.Sooner = func() <-chan struct{} { return nil }
+	}
 	return o
 }
 
@@ -112,7 +119,7 @@ func loop[V any](ctx context.Context, opts Options, fetch Fetch[V], observe func
 	outage := outage{name: opts.Name, logger: opts.Logger}
 	var after Cursor
 	for ctx.Err() == nil {
-		started := time.Now()
+		started, sooner := time.Now(), opts.Sooner()
 		value, next, err := fetch(ctx, after)
 		if ctx.Err() != nil {
 			return
@@ -122,7 +129,8 @@ func loop[V any](ctx context.Context, opts Options, fetch Fetch[V], observe func
 			observe(answer[V]{err: err, failures: outage.failures})
 			after = Cursor{}
 			pause := Delay(outage.failures, opts.Random(), opts.BackoffBase, opts.BackoffLimit)
-			if !sleep(ctx, max(pause, opts.MinGap-time.Since(started))) {
+			gap := opts.MinGap - time.Since(started)
+			if !sleep(ctx, gap) || !sleepUntil(ctx, sooner, pause-max(gap, 0)) {
 				return
 			}
 			continue
@@ -157,6 +165,22 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-timer.C:
 		return true
 	}
+}
+
+// sleepUntil is sleep that also ends when sooner is closed.
+func sleepUntil(ctx context.Context, sooner <-chan struct{}, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-sooner:
+	case <-timer.C:
+	}
+	return true
 }
 
 // An outage counts the failures of one watch and logs the first, every tenth

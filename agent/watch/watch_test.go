@@ -193,6 +193,35 @@ func (r *recorder) logger() hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Output: r, Level: hclog.Debug, DisableTime: true})
 }
 
+func TestLoopTriesAtOnceWhenThereIsReasonToExpectABetterAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boom := errors.New("boom")
+		s := &script{steps: []step{{wait: 10 * time.Second, err: boom}, {err: boom}, {value: "a", next: Cursor{Index: 1}}}}
+		var mu sync.Mutex
+		reason := make(chan struct{})
+		for _, after := range []time.Duration{5 * time.Second, 10*time.Second + 400*time.Millisecond} {
+			time.AfterFunc(after, func() {
+				mu.Lock()
+				defer mu.Unlock()
+				close(reason)
+				reason = make(chan struct{})
+			})
+		}
+		sooner := func() <-chan struct{} {
+			mu.Lock()
+			defer mu.Unlock()
+			return reason
+		}
+		play(t, s, Options{Sooner: sooner, BackoffBase: time.Hour, BackoffLimit: time.Hour, Random: half})
+		// The first reason came while the query ran: it counts. The second ends a
+		// pause, though never the minimum gap.
+		want := []time.Duration{0, 10 * time.Second, 10*time.Second + 400*time.Millisecond, 10*time.Second + 650*time.Millisecond}
+		if diff := cmp.Diff(want, s.at); diff != "" {
+			t.Errorf("asked at (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestLoopLogsTheFirstAndEveryTenthFailureAndTheRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log recorder

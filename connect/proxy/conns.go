@@ -19,6 +19,8 @@ import (
 type conn struct {
 	upstream connect.UpstreamID // "" for inbound
 	peer     atomic.Pointer[connect.Identity]
+	to       netip.AddrPort  // where a redirected connection was meant to go; zero for any other
+	direct   *direct         // of a redirected connection to an instance's own address
 	ctx      context.Context // ends with the connection; bounds its dials
 	cancel   context.CancelFunc
 	http     atomic.Bool // requests are told apart, and judged one by one
@@ -198,12 +200,15 @@ func (cs *conns) empty(d direction) <-chan struct{} {
 }
 
 // inbound returns the open inbound connections.
-func (cs *conns) inbound() []*conn {
+func (cs *conns) inbound() []*conn { return cs.of("") }
+
+// of returns the open connections of a listener or upstream.
+func (cs *conns) of(id connect.UpstreamID) []*conn {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	var out []*conn
 	for c := range cs.open {
-		if c.upstream == "" {
+		if c.upstream == id {
 			out = append(out, c)
 		}
 	}

@@ -18,7 +18,7 @@ func (p *Proxy) toEndpoint(address string, cfg *tls.Config, timeout time.Duratio
 	return func(ctx context.Context) (net.Conn, error) {
 		dial, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
-		socket, err := p.dialer.DialContext(dial, "tcp", address)
+		socket, err := p.dialOut(dial, address)
 		if err != nil {
 			return nil, connectFailure(fmt.Errorf("connect to %s: %w", address, err))
 		}

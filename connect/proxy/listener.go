@@ -169,20 +169,32 @@ func wait(done <-chan struct{}, d time.Duration) bool {
 func (p *Proxy) admit(ctx context.Context, l *listener, socket net.Conn) {
 	rt := p.runtime.Load()
 	c := newConn(ctx, l.upstream, socket)
-	limit := rt.maxConns
-	if u := rt.upstreams[l.upstream]; u != nil {
-		limit = u.maxConns
-	} else if l.upstream != "" && rt.exposed[l.upstream] == nil {
-		limit = 0
+	if l.upstream == transparentID && !p.redirected(rt, c) {
+		c.cut()
+		return
 	}
+	limit := p.limitOf(rt, c.upstream)
 	if !p.conns.add(c, limit) {
-		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(l.upstream), "limit", limit)
+		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(c.upstream), "limit", limit)
 		c.cut()
 		return
 	}
 	p.counts.accepted(c.upstream)
 	p.running.Add(1)
 	go p.serveConn(c)
+}
+
+// limitOf is how many connections of a kind there may be at once.
+func (p *Proxy) limitOf(rt *runtime, id connect.UpstreamID) int {
+	switch u := rt.upstreams[id]; {
+	case u != nil:
+		return u.maxConns
+	case id == transparentID:
+		return orLimit(p.limits.Passed, p.limits.Outbound)
+	case id != "" && rt.exposed[id] == nil:
+		return 0
+	}
+	return rt.maxConns
 }
 
 // serveConn handles one connection; a panic ends it alone.
@@ -198,6 +210,10 @@ func (p *Proxy) serveConn(c *conn) {
 	}()
 	rt := p.runtime.Load()
 	switch u := rt.upstreams[c.upstream]; {
+	case c.upstream == transparentID:
+		p.servePassed(c)
+	case c.direct != nil:
+		p.serveDirect(c)
 	case c.upstream == "" && rt.http != nil:
 		p.serveInboundHTTP(c)
 	case c.upstream == "":

@@ -103,7 +103,7 @@ func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*relay.TLS, *f
 	address := entry.Endpoint.HostPort()
 	ctx, cancel := context.WithTimeout(c.ctx, l.timeout)
 	defer cancel()
-	socket, err := p.dialer.DialContext(ctx, "tcp", address)
+	socket, err := p.dialOut(ctx, address)
 	if err != nil {
 		return nil, connectFailure(fmt.Errorf("connect to %s: %w", address, err))
 	}

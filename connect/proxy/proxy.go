@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ import (
 type Limits struct {
 	Inbound  int // connections to the inbound listener where the service sets no limit
 	Outbound int // connections to one upstream where the upstream sets no limit
+	Passed   int // connections to outside the mesh, in transparent mode
 	// Handshake is the time a peer has from its connect to a proved identity.
 	Handshake time.Duration
 	// Idle and HalfClosed are as in [relay.Options].
@@ -39,7 +41,7 @@ type Limits struct {
 // DefaultLimits are the limits of a proxy that is told nothing else: those that
 // Consul's documentation gives for Envoy where it has any.
 func DefaultLimits() Limits {
-	return Limits{Inbound: 20_000, Outbound: 1024, Handshake: 10 * time.Second, Idle: time.Hour, HalfClosed: 5 * time.Minute}
+	return Limits{Inbound: 20_000, Outbound: 1024, Passed: 8192, Handshake: 10 * time.Second, Idle: time.Hour, HalfClosed: 5 * time.Minute}
 }
 
 // A Proxy serves one local service. Make it with [New], then [Proxy.Run] it;
@@ -56,6 +58,9 @@ type Proxy struct {
 	quiet    quiet
 	buffers  bufferPool
 	hostname string
+	own      own
+	calls    calls
+	original func(net.Conn) (netip.AddrPort, error) // where a redirected connection was meant to go
 
 	runtime  atomic.Pointer[runtime]
 	commands chan command
@@ -96,6 +101,7 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 		commands:  make(chan command),
 		stopped:   make(chan struct{}),
 		listeners: make(map[bind]*listener),
+		original:  originalDestination,
 	}
 	// MPTCP, on by default for Go listeners, breaks socket options that
 	// interception needs and gains nothing between proxies.
@@ -104,6 +110,7 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 	p.counts.init()
 	p.conns.init()
 	p.clusters.init()
+	p.calls.init()
 	p.hostname, _ = os.Hostname() // only format commands ask for it
 	return p
 }
@@ -180,11 +187,14 @@ func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 		// Before anybody uses it: a cluster has its limits from the first request on,
 		// and whoever still comes to one that is gone is served all the same.
 		p.clusters.settle(next, before != nil && (before.snapshot.Leaf != s.Leaf || before.snapshot.Bundle != s.Bundle || !maps.Equal(before.snapshot.Peers, s.Peers)))
+		p.own.on.Store(next.transparent != nil)
 		p.runtime.Store(next)
 		p.serve(ctx, opened)
 		p.closeUnwanted(next.binds)
 		p.registry.Retain(next.keys)
 		p.recheck(next)
+		p.recheckPassed(next)
+		p.calls.keep(next.upstreams)
 		p.complain(before, next)
 		return p.bindErrors(s.Version)
 	})

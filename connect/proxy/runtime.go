@@ -37,6 +37,8 @@ type runtime struct {
 	binds     map[bind]bindOptions
 	keys      map[balance.Key]bool
 
+	transparent *transparent // nil unless in transparent mode
+
 	http       *httpService // nil for a service of TCP
 	exposed    map[connect.UpstreamID]*exposed
 	appTimeout time.Duration // of a response of the application; 0 means none
@@ -132,6 +134,10 @@ func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 	rt.problems = append(rt.problems, rt.policy.Problems()...)
 	rt.binds[tcpBind("", s.Service.BindAddress, s.Service.BindPort)] = bindOptions{}
 	for _, u := range s.Upstreams {
+		if u.Implicit {
+			rt.upstreams[u.ID] = c.upstream(rt, u)
+			continue
+		}
 		at := tcpBind(u.ID, u.BindAddress, u.BindPort)
 		if u.BindSocketPath != "" {
 			at = bind{network: "unix", address: u.BindSocketPath}
@@ -144,6 +150,7 @@ func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 		rt.upstreams[u.ID] = c.upstream(rt, u)
 	}
 	c.service(rt, s)
+	c.transparent(rt, s)
 	return rt, nil
 }
 
@@ -365,6 +372,9 @@ func orLimit(n, fallback int) int {
 func listenerName(id connect.UpstreamID) string {
 	if id == "" {
 		return "the inbound listener"
+	}
+	if id == transparentID {
+		return "the listener of transparent mode"
 	}
 	return fmt.Sprintf("upstream %q", id)
 }

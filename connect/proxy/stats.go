@@ -20,6 +20,7 @@ import (
 // counters count since the proxy was made. They are never reset.
 type counters struct {
 	inbound, outbound traffic
+	passed            traffic                          // to outside the mesh
 	reasons           map[connect.Reason]*atomic.Int64 // never written to after init
 	attempts          map[connect.Reason]*atomic.Int64
 	ejections         atomic.Int64
@@ -46,6 +47,9 @@ func (c *counters) attemptFailed(r connect.Reason) { c.attempts[r].Add(1) }
 func (c *counters) of(id connect.UpstreamID) *traffic {
 	if id == "" {
 		return &c.inbound
+	}
+	if id == transparentID {
+		return &c.passed
 	}
 	return &c.outbound
 }

@@ -17,6 +17,8 @@ import (
 type Status struct {
 	Snapshot uint64 `json:"snapshot"` // 0 while none is applied
 	Inbound  InboundStatus
+	// Transparent is nil unless in transparent mode.
+	Transparent *TransparentStatus `json:",omitempty"`
 	// Upstreams are in the order of the snapshot.
 	Upstreams []UpstreamStatus
 	// Refused counts connections that were not served, by reason; Attempts
@@ -52,11 +54,27 @@ type InboundStatus struct {
 // UpstreamStatus is that of one upstream. Problem is "" when it is served.
 type UpstreamStatus struct {
 	ID      connect.UpstreamID
+	Address string // "" for one without a listener
+	// Implicit says that it is there because intentions allow it.
+	Implicit   bool     `json:",omitempty"`
+	VirtualIPs []string `json:",omitempty"` // that lead to it in transparent mode
+	Active     int
+	Limit      int
+	Problem    string
+	Targets    []TargetStatus
+}
+
+// TransparentStatus is that of the listener which connections are redirected to;
+// traffic is that to outside the mesh. Address is "" without one.
+type TransparentStatus struct {
 	Address string
-	Active  int
-	Limit   int
-	Problem string
-	Targets []TargetStatus
+	Problem string // why there is no listener, "" when there is one
+	// DestinationsOnly says that nothing is passed on to outside the mesh.
+	DestinationsOnly bool
+	VirtualIPs       int // that lead somewhere
+	Direct           int // addresses of instances that are called as they are
+	Limit            int // of connections to outside the mesh
+	TrafficStatus
 }
 
 // TargetStatus is that of one target, in failover order.
@@ -111,14 +129,31 @@ func (p *Proxy) status(now time.Time) Status {
 		addresses[l.upstream] = l.socket.Addr().String()
 	}
 	s.Inbound.Address, s.Inbound.Problem = addresses[""], text(p.unbound[""])
+	if t := rt.transparent; t != nil {
+		out := &p.counts.passed
+		s.Transparent = &TransparentStatus{
+			Address: addresses[transparentID], Problem: text(p.unbound[transparentID]), DestinationsOnly: t.only,
+			VirtualIPs: len(t.virtual), Direct: len(t.direct), Limit: p.limitOf(rt, transparentID),
+			TrafficStatus: TrafficStatus{p.conns.active(transparentID), out.connections.Load(), 0, out.sent.Load(), out.received.Load()},
+		}
+	}
 	for _, configured := range rt.snapshot.Upstreams {
 		u := rt.upstreams[configured.ID]
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{
 			ID: u.id, Address: addresses[u.id], Active: p.conns.active(u.id), Limit: u.maxConns,
+			Implicit: configured.Implicit, VirtualIPs: rt.virtualIPs(configured),
 			Problem: cmp.Or(text(p.unbound[u.id]), u.problem), Targets: rt.targets(u, now),
 		})
 	}
 	return s
+}
+
+// virtualIPs are nil unless in transparent mode.
+func (rt *runtime) virtualIPs(u connect.Upstream) []string {
+	if rt.transparent == nil {
+		return nil
+	}
+	return addressTexts(rt.snapshot.VirtualIPs(u))
 }
 
 func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"sync"
 	"syscall"
 )
 
@@ -20,13 +22,13 @@ var ErrSocketInUse = errors.New("another process listens there")
 // the mode to the umask. It replaces a socket that a dead process left behind,
 // and nothing else: a path that is no socket, or one that somebody listens on
 // ([ErrSocketInUse]), is an error and stays as it is. The listener removes the
-// file when it closes.
+// file when it closes. On Linux the path may be longer than a socket address;
+// the name of the file itself may not.
 func ListenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listener, error) {
 	if err := removeDeadSocket(ctx, path); err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(context.WithoutCancel(ctx), "unix", path)
+	l, err := bindUnix(ctx, path)
 	if err != nil || mode == 0 {
 		return l, err
 	}
@@ -35,6 +37,84 @@ func ListenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listene
 		return nil, err
 	}
 	return l, nil
+}
+
+// DialUnix connects to the unix socket path, which may be as long as those of
+// [ListenUnix]. It does not follow a symbolic link in the place of the socket,
+// and says so: who may write to the directory must not choose where a caller of
+// more power ends up.
+func DialUnix(ctx context.Context, path string) (net.Conn, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("dial %s: it is not a socket", path)
+	}
+	short, release, err := shortPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", short)
+}
+
+// maxSocketPath is how many bytes of a path fit into the socket address of
+// Linux, its end aside (Linux manual, unix(7)).
+const maxSocketPath = 107
+
+// shortPath returns another name of path that fits into a socket address. It is
+// good until release.
+func shortPath(path string) (short string, release func(), err error) {
+	if len(path) <= maxSocketPath {
+		return path, func() {}, nil
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, err
+	}
+	short = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	if len(short) > maxSocketPath {
+		_ = dir.Close()
+		return "", nil, fmt.Errorf("the name of the socket %s is too long: at most %d bytes fit", path, maxSocketPath)
+	}
+	return short, func() { _ = dir.Close() }, nil
+}
+
+func bindUnix(ctx context.Context, path string) (net.Listener, error) {
+	short, release, err := shortPath(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.WithoutCancel(ctx), "unix", short)
+	if err != nil || short == path {
+		return l, err
+	}
+	bound, ok := l.(*net.UnixListener)
+	if !ok {
+		_ = l.Close()
+		return nil, fmt.Errorf("listen on %s: the listener is a %T", path, l)
+	}
+	// The short name ends with this call, and may then mean another file.
+	bound.SetUnlinkOnClose(false)
+	return &longSocket{UnixListener: bound, path: path}, nil
+}
+
+// longSocket is a listener whose file has a longer name than it was bound by.
+type longSocket struct {
+	*net.UnixListener
+	path string
+	once sync.Once
+}
+
+// Close implements net.Listener and removes the file, once: another process may
+// own the next one.
+func (l *longSocket) Close() error {
+	l.once.Do(func() { _ = os.Remove(l.path) })
+	return l.UnixListener.Close()
 }
 
 func removeDeadSocket(ctx context.Context, path string) error {
@@ -48,8 +128,7 @@ func removeDeadSocket(ctx context.Context, path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return errors.New("the path exists and is not a socket")
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
+	conn, err := DialUnix(ctx, path)
 	if err == nil {
 		_ = conn.Close()
 	}

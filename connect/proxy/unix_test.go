@@ -5,6 +5,8 @@ package proxy
 
 import (
 	"errors"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -78,5 +80,68 @@ func TestASocketWithAFullBacklogIsAlive(t *testing.T) {
 	}
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("the socket of a busy process is gone: %v", err)
+	}
+}
+
+// The secrets directory of a Nomad task has a path that no socket address
+// holds.
+func TestSocketPathMayBeLongerThanASocketAddress(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 120))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "s.sock")
+	l, err := ListenUnix(t.Context(), path, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode() != fs.ModeSocket|0o600 {
+		t.Fatalf("the socket is %v, %v", info.Mode(), err)
+	}
+	if _, err := ListenUnix(t.Context(), path, 0); !errors.Is(err, ErrSocketInUse) {
+		t.Errorf("a second listener: %v, want ErrSocketInUse", err)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("hello"))
+			_ = conn.Close()
+		}
+	}()
+	conn, err := DialUnix(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "hello" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Close the file is still there: %v", err)
+	}
+	if _, err := ListenUnix(t.Context(), filepath.Join(dir, strings.Repeat("s", 120)), 0); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("a name that is too long itself: %v", err)
+	}
+}
+
+func TestDialUnixDoesNotFollowALink(t *testing.T) {
+	dir := t.TempDir()
+	l, err := ListenUnix(t.Context(), filepath.Join(dir, "real"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(filepath.Join(dir, "real"), link); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := DialUnix(t.Context(), link); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("through a link: %v, %v", conn, err)
 	}
 }

@@ -57,7 +57,7 @@ func SignWith(ca, parent *meshca.CA, public crypto.PublicKey, uri string, ttl ti
 
 func (v *Vault) sign(r Request) (int, any) {
 	if v.valid(r.Token) == nil {
-		return http.StatusForbidden, failed("1 error occurred:\n\t* permission denied\n\n", "token "+r.Token)
+		return http.StatusForbidden, failed("2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n", "token "+r.Token)
 	}
 	mount, name, _ := strings.Cut(r.Path, "/sign/")
 	role, ok := v.roles[mount+"/"+name]

@@ -67,6 +67,14 @@ func binary(t testing.TB, name, env, version string) string {
 	return onPath
 }
 
+// Binary returns the file of one of the servers, "consul" say, for a test that
+// hands it to another program; env names the variable that may name it.
+func Binary(t testing.TB, name, env string) string {
+	t.Helper()
+	versions := map[string]string{"consul": consulVersion, "vault": vaultVersion, "nomad": nomadVersion, "envoy": envoyVersion}
+	return binary(t, name, env, versions[name])
+}
+
 // start starts a child whose working directory and home is dir. Of the test's
 // environment it gets PATH alone, so that no variable of the person who runs
 // the tests changes what the server does. It must be called after t.TempDir:

@@ -1,0 +1,22 @@
+job "j" {
+  group "g" {
+    network { mode = "bridge" }
+    service {
+      name = "web"
+      port = "8080"
+      connect {
+        sidecar_service {
+          proxy {
+            transparent_proxy {
+              uid = "1234"
+            }
+          }
+        }
+      }
+    }
+    task "app" {
+      driver = "docker"
+      config { image = "app" }
+    }
+  }
+}

@@ -1,0 +1,16 @@
+job "j" {
+	group "g" {
+		network { mode = "bridge" }
+		service {
+			name = "web"
+			port = "8080"
+			connect {
+				sidecar_service {}
+			}
+		}
+		task "app" {
+			driver = "docker"
+			config { image = "app" }
+		}
+	}
+}

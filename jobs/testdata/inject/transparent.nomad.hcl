@@ -1,0 +1,20 @@
+job "j" {
+  group "g" {
+    network { mode = "bridge" }
+    service {
+      name = "web"
+      port = "8080"
+      connect {
+        sidecar_service {
+          proxy {
+            transparent_proxy {}
+          }
+        }
+      }
+    }
+    task "app" {
+      driver = "docker"
+      config { image = "app" }
+    }
+  }
+}
