@@ -22,6 +22,11 @@ job "agents" {
   type = "system"
 
   group "agent" {
+    network {
+      # Where the sidecar is reached by the mesh: Nomad finds a free port.
+      port "mesh" {}
+    }
+
     task "outrider" {
       driver       = "raw_exec"
       kill_timeout = "30s"
@@ -57,7 +62,10 @@ service {
   port = ${var.port}
 
   connect {
-    sidecar_service {}
+    sidecar_service {
+      address = "{{ env "NOMAD_IP_mesh" }}"
+      port    = {{ env "NOMAD_PORT_mesh" }}
+    }
   }
 }
 EOF

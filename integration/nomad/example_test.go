@@ -185,7 +185,9 @@ func testDatacenters(t *testing.T, l *lab) {
 			port    = %d
 			address = %q
 			connect {
-				sidecar_service {}
+				sidecar_service {
+					port = 21200
+				}
 			}
 		}`, port, realserver.HostAddress))
 	reports := l.alloc(t, l.runWith(t, "two-datacenters.nomad.hcl", nil), "reports")
@@ -201,7 +203,15 @@ func (l *lab) appOnHost(t *testing.T, says string) int {
 	}
 	port := probe.Addr().(*net.TCPAddr).Port
 	_ = probe.Close()
-	start(t, append(os.Environ(), appVariable+"="+says, fmt.Sprintf("APP_LISTEN=127.0.0.1:%d", port)), "testapp")
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	start(t, append(os.Environ(), appVariable+"="+says, "APP_LISTEN="+address), "testapp")
+	until(t, "the application listens", func() error {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
 	return port
 }
 
@@ -217,7 +227,7 @@ func (l *lab) agentOnHost(t *testing.T, consul *realserver.Consul, config string
 // start runs one of the programs until the test ends.
 func start(t *testing.T, env []string, name string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(programs, name), args...)
+	cmd := exec.Command(filepath.Join(programs(), name), args...)
 	cmd.Env = env
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {

@@ -159,8 +159,14 @@ func within(namespace string, f func() error) error {
 
 // get asks a port of the allocation's loopback, on a connection of its own.
 func (a *alloc) get(ctx context.Context, port int) (status int, body string, err error) {
+	return a.ask(ctx, fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// ask asks an address from within the network of the allocation, on a connection
+// of its own.
+func (a *alloc) ask(ctx context.Context, address string) (status int, body string, err error) {
 	client := &http.Client{Transport: &http.Transport{DialContext: a.dial, DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
 	if err != nil {
 		return 0, "", err
 	}

@@ -28,7 +28,7 @@ const (
 	wanPort = 8302
 
 	// patience bounds each wait for something that other processes bring about.
-	patience = 45 * time.Second
+	patience = 90 * time.Second
 )
 
 // lab is one host with Consul, whose ACLs deny by default and whose CA is in
@@ -46,6 +46,7 @@ func startLab(t *testing.T) *lab {
 	l.consul = realserver.StartConsul(t, realserver.Token(managementToken), realserver.HCL(fmt.Sprintf(`
 		addresses { http = "127.0.0.1 %s" }
 		ports { serf_wan = %d }
+		limits { http_max_conns_per_client = 2000 }
 		connect {
 			enabled     = true
 			ca_provider = "vault"
@@ -69,7 +70,7 @@ func startLab(t *testing.T) *lab {
 	for name, variable := range map[string]string{"consul": "OUTRIDER_CONSUL", "envoy": "OUTRIDER_ENVOY"} {
 		link(t, realserver.Binary(t, name, variable), filepath.Join(path, name))
 	}
-	l.nomad = realserver.StartNomad(t, realserver.NomadOptions{Dir: "/run/nomad", Path: []string{programs, path}, HCL: l.nomadBlocks()})
+	l.nomad = realserver.StartNomad(t, realserver.NomadOptions{Dir: "/run/nomad", Path: []string{programs(), path}, HCL: l.nomadBlocks()})
 	client, err := api.NewClient(&api.Config{Address: l.nomad.Addr})
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +119,7 @@ client {
     "/etc/passwd" = "/etc/passwd"
   }
 }
-`, l.consul.Addr, l.consul.GRPC, managementToken, l.vault.Addr, filepath.Join(programs, "outrider"))
+`, l.consul.Addr, l.consul.GRPC, managementToken, l.vault.Addr, filepath.Join(programs(), "outrider"))
 }
 
 // letWorkloadsIntoConsul sets up what "nomad setup consul" does: an auth method,
@@ -149,11 +150,11 @@ func (l *lab) letWorkloadsIntoVault(t *testing.T) {
 	t.Helper()
 	l.vault.Command(t, "auth", "enable", "-path=jwt-nomad", "jwt")
 	l.vault.Command(t, "write", "auth/jwt-nomad/config", "jwks_url="+l.nomad.Keys, "jwt_supported_algs=RS256,EdDSA")
-	l.vaultLogin(t, "nomad-workloads", "default", nil)
+	l.vaultLogin(t, "nomad-workloads", nil, "default")
 }
 
 // vaultLogin makes a role of the auth mount for identities with these claims.
-func (l *lab) vaultLogin(t *testing.T, role, policy string, claims map[string]string) {
+func (l *lab) vaultLogin(t *testing.T, role string, claims map[string]string, policies ...string) {
 	t.Helper()
 	var bound []string
 	for name, value := range claims {
@@ -162,8 +163,8 @@ func (l *lab) vaultLogin(t *testing.T, role, policy string, claims map[string]st
 	file := filepath.Join(t.TempDir(), "role.json")
 	write(t, file, fmt.Sprintf(`{
 		"role_type": "jwt", "bound_audiences": ["vault.io"], "user_claim": "/nomad_job_id", "user_claim_json_pointer": true,
-		"bound_claims": {%s}, "token_type": "service", "token_policies": [%q], "token_period": "30m", "token_explicit_max_ttl": 0
-	}`, strings.Join(bound, ", "), policy))
+		"bound_claims": {%s}, "token_type": "service", "token_policies": ["%s"], "token_period": "30m", "token_explicit_max_ttl": 0
+	}`, strings.Join(bound, ", "), strings.Join(policies, `", "`)))
 	l.vault.Command(t, "write", "auth/jwt-nomad/role/"+role, "@"+file)
 }
 
@@ -179,7 +180,7 @@ func (l *lab) vaultMesh(t *testing.T, service, job string) {
 	policy := filepath.Join(t.TempDir(), "policy.hcl")
 	write(t, policy, fmt.Sprintf("path \"connect-inter/sign/%s\" { capabilities = [\"update\"] }\npath \"auth/token/renew-self\" { capabilities = [\"update\"] }\npath \"auth/token/lookup-self\" { capabilities = [\"read\"] }\n", role))
 	l.vault.Command(t, "policy", "write", role, policy)
-	l.vaultLogin(t, role, role, map[string]string{"nomad_job_id": job})
+	l.vaultLogin(t, role, map[string]string{"nomad_job_id": job}, role)
 }
 
 // intend writes who may call a service; what is not written is denied.
@@ -206,7 +207,7 @@ func (l *lab) configEntry(t *testing.T, entry string) {
 func (l *lab) outrider(t *testing.T, stdin string, args ...string) (stdout, stderr string, ok bool) {
 	t.Helper()
 	var out, errors bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), filepath.Join(programs, "outrider"), args...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(programs(), "outrider"), args...)
 	cmd.Env = append(os.Environ(), append(l.consul.Env(), "NOMAD_ADDR="+l.nomad.Addr)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errors
 	err := cmd.Run()
@@ -247,4 +248,24 @@ func healthy(l *lab, service string) (int, error) {
 	}
 	entries, _, err := client.Health().Service(service, "", true, nil)
 	return len(entries), err
+}
+
+// virtualIP waits for the address that Consul gives to a service.
+func (l *lab) virtualIP(t *testing.T, service string) string {
+	t.Helper()
+	client, err := consul.NewClient(&consul.Config{Address: l.consul.Addr, Token: managementToken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		Chain struct{ AutoVirtualIPs []string }
+	}
+	until(t, "a virtual IP of "+service, func() error {
+		_, err := client.Raw().Query("/v1/discovery-chain/"+service, &answer, nil)
+		if err == nil && len(answer.Chain.AutoVirtualIPs) == 0 {
+			err = fmt.Errorf("it has none yet")
+		}
+		return err
+	})
+	return answer.Chain.AutoVirtualIPs[0]
 }

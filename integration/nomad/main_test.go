@@ -13,9 +13,11 @@ import (
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
-// programs is a directory for PATH: the outrider that is tested, as it is
-// released, and what Nomad and the jobs call by name.
-var programs string
+// programsVariable names a directory for PATH: the outrider that is tested, as it
+// is released, and what Nomad and the jobs call by name.
+const programsVariable = "OUTRIDER_TEST_PROGRAMS"
+
+func programs() string { return os.Getenv(programsVariable) }
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(appVariable); name != "" {
@@ -26,30 +28,48 @@ func TestMain(m *testing.M) {
 		return
 	}
 	//nolint:forbidigo // the tests run in another process, whose code this is
-	os.Exit(realserver.OnOwnHost(func() int {
-		if err := build(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return m.Run()
-	}))
+	os.Exit(realserver.OnOwnHost(build, m.Run))
 }
 
-// build makes programs, on the file system of the host, which is in memory and
-// goes with it.
-func build() error {
-	programs = "/run/programs"
-	if err := os.MkdirAll(programs, 0o755); err != nil {
-		return err
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(programs, "outrider"), "../..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build outrider: %w: %s", err, out)
-	}
-	self, err := os.Executable()
+// build makes the programs; the function it returns removes them.
+func build() (func(), error) {
+	dir, err := os.MkdirTemp("", "outrider-nomad-")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return os.Symlink(self, filepath.Join(programs, "testapp"))
+	remove := func() { _ = os.RemoveAll(dir) }
+	self, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(self, filepath.Join(dir, "testapp"))
+	}
+	for _, program := range []struct{ name, folder string }{
+		{"outrider", filepath.Join("..", "..")},
+		{"consul-cni", filepath.Join("..", "servers", "consul-cni")}, // a module of its own
+	} {
+		if err == nil {
+			err = goBuild(filepath.Join(dir, program.name), program.folder)
+		}
+	}
+	if err == nil {
+		// Tasks that run as nobody start them, too.
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil {
+		err = os.Setenv(programsVariable, dir)
+	}
+	if err != nil {
+		remove()
+		return nil, err
+	}
+	return remove, nil
+}
+
+func goBuild(file, folder string) error {
+	cmd := exec.Command("go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", file, ".")
+	cmd.Dir = folder
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", filepath.Base(file), err, out)
+	}
+	return nil
 }

@@ -14,6 +14,7 @@ func TestNomad(t *testing.T) {
 		test func(*testing.T, *lab)
 	}{
 		{"client restart leaves allocations alone", testClientRestart},
+		{"doctor finds that consul is missing for Nomad's hook", testDoctorFinds},
 		{"tokens of one minute last for five minutes of traffic", testShortTokens},
 		{"job is in the mesh within seconds, intentions decide, a batch job calls", testFirstCall},
 		{"exec driver in 32 MB", testExec},
@@ -29,6 +30,13 @@ func TestNomad(t *testing.T) {
 		{"mixed mesh with Envoy and the builtin proxy", testMixed},
 		{"two datacenters without gateways", testDatacenters},
 		{"agent on every client", testAgents},
+		{"bad input is explained and waited out", testBadInput},
+		{"taken port is explained and taken back", testPortTaken},
+		{"inject refuses what Nomad would refuse", testRefusals},
+		{"injected job runs with leaves of Vault", testInject},
+		{"doctor finds nothing on a good host", testDoctor},
+		{"status lists the sidecars of the host", testHostView},
+		{"transparent proxy brings virtual IPs to the mesh", testTransparent},
 	} {
 		t.Run(property.name, func(t *testing.T) { property.test(t, l) })
 	}

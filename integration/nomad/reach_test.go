@@ -95,13 +95,24 @@ func measure(t *testing.T, a *alloc) {
 	}
 }
 
-// process finds the process of a task by the environment that Nomad gave it.
+// process finds the process of a task.
 func process(t *testing.T, a *alloc, task string) int {
+	t.Helper()
+	found := processes(t, a, task)
+	if len(found) != 1 {
+		t.Fatalf("task %s of %s has %d processes", task, a.ID, len(found))
+	}
+	return found[0]
+}
+
+// processes finds the processes of a task by the environment that Nomad gave it.
+func processes(t *testing.T, a *alloc, task string) []int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
 		t.Fatal(err)
 	}
+	var found []int
 	for _, file := range files {
 		env, err := os.ReadFile(file)
 		if err != nil || !strings.Contains(string(env), "NOMAD_ALLOC_ID="+a.ID+"\x00") || !strings.Contains(string(env), "NOMAD_TASK_NAME="+task+"\x00") {
@@ -111,10 +122,9 @@ func process(t *testing.T, a *alloc, task string) int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return pid
+		found = append(found, pid)
 	}
-	t.Fatalf("no process of task %s of %s", task, a.ID)
-	return 0
+	return found
 }
 
 func cpu(t *testing.T, pid int) time.Duration {

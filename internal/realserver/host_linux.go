@@ -24,10 +24,13 @@ const insideHost = "OUTRIDER_TEST_HOST"
 // returns their exit code: the test program starts itself again in new network,
 // process and mount namespaces, where it may use any port, change the firewall
 // and start what starts daemons. All of it is gone when the program ends,
-// however it ends. It needs root. Call it from TestMain:
+// however it ends. It needs root. prepare runs before, where the network is
+// still that of the machine; what it puts into the environment reaches the tests,
+// and the function it returns is called when they have ended. Call it from
+// TestMain:
 //
-//	os.Exit(realserver.OnOwnHost(m.Run))
-func OnOwnHost(run func() int) int {
+//	os.Exit(realserver.OnOwnHost(build, m.Run))
+func OnOwnHost(prepare func() (func(), error), run func() int) int {
 	switch os.Getenv(insideHost) {
 	case "tests":
 		return run()
@@ -42,6 +45,12 @@ func OnOwnHost(run func() int) int {
 		fmt.Fprintln(os.Stderr, "these tests make network namespaces for Nomad: run them as root")
 		return 1
 	}
+	finish, err := prepare()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "prepare the tests: %v\n", err)
+		return 1
+	}
+	defer finish()
 	// The kernel kills the child when the thread ends that started it.
 	runtime.LockOSThread()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -51,7 +60,7 @@ func OnOwnHost(run func() int) int {
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	err := cmd.Run()
+	err = cmd.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return max(exit.ExitCode(), 1)
 	}

@@ -14,7 +14,7 @@ import (
 const HostAddress = "169.254.10.1"
 
 // OnOwnHost fails: only Linux has the namespaces that the tests need.
-func OnOwnHost(func() int) int {
+func OnOwnHost(func() (func(), error), func() int) int {
 	fmt.Fprintln(os.Stderr, "these tests make Linux namespaces for Nomad: run them on Linux")
 	return 1
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,7 +27,7 @@ type NomadOptions struct {
 	// chroot_env, and what else a test is about.
 	HCL string
 	// Path are directories in front of PATH, for the agent and its raw_exec
-	// tasks.
+	// tasks; CNI plugins are looked for there as well.
 	Path []string
 }
 
@@ -65,7 +66,7 @@ func StartNomad(t testing.TB, o NomadOptions) *Nomad {
 	if err := server.until(t, n.signs); err != nil {
 		t.Fatalf("start nomad: %v; the server's log:\n%s", err, server.Output())
 	}
-	n.args = n.agent(t, "client", nomadClient(t, o.Dir), o.HCL)
+	n.args = n.agent(t, "client", nomadClient(t, o.Dir, o.Path), o.HCL)
 	n.run(t)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -117,7 +118,7 @@ client {
 
 // nomadClient is for a host whose only interface has a link-local address, and
 // which no cloud's metadata service is near.
-func nomadClient(t testing.TB, dir string) string {
+func nomadClient(t testing.TB, dir string, more []string) string {
 	t.Helper()
 	plugins := ""
 	for _, place := range []string{"/opt/cni/bin", "/usr/lib/cni"} {
@@ -128,9 +129,7 @@ func nomadClient(t testing.TB, dir string) string {
 	if plugins == "" {
 		t.Fatal("start nomad: neither /opt/cni/bin nor /usr/lib/cni holds the CNI plugins: install containernetworking-plugins")
 	}
-	if extra := os.Getenv("OUTRIDER_CNI"); extra != "" {
-		plugins += ":" + filepath.Dir(extra)
-	}
+	plugins = strings.Join(append([]string{plugins}, more...), ":")
 	return fmt.Sprintf(`
 ports {
   rpc = 4747
@@ -157,9 +156,9 @@ plugin "raw_exec" {
 `, dir+"/alloc", plugins)
 }
 
-func (n *Nomad) run(t testing.TB) {
+func (n *Nomad) run(t testing.TB, env ...string) {
 	t.Helper()
-	n.process = start(n.owner, "nomad", n.dir, n.path, n.args, n.env)
+	n.process = start(n.owner, "nomad", n.dir, n.path, n.args, slices.Concat(n.env, env))
 	if err := n.until(t, n.ready); err != nil {
 		t.Fatalf("start nomad: %v; its log:\n%s", err, n.Output())
 	}
@@ -189,12 +188,12 @@ func (n *Nomad) ready(ctx context.Context) error {
 }
 
 // Restart ends the client as a service manager does, while its tasks go on, and
-// starts it again.
-func (n *Nomad) Restart(t testing.TB) {
+// starts it again, with more in its environment.
+func (n *Nomad) Restart(t testing.TB, env ...string) {
 	t.Helper()
 	n.signal(t, syscall.SIGTERM)
 	<-n.done
-	n.run(t)
+	n.run(t, env...)
 }
 
 // AllocDir is where the directories of allocations are.
