@@ -36,7 +36,7 @@ FUZZTIME    ?= 20s
 BENCH       ?= .
 BENCH_COUNT ?= 6
 
-.PHONY: help demo build test vet lint unit race fuzz bench bench-envoy golden integration servers clean
+.PHONY: help demo build image test vet lint unit race fuzz bench bench-envoy bench-nomad golden integration servers clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,10 +47,25 @@ demo: build ## build Outrider and show a mesh in one process; needs nothing but 
 build: ## build bin/outrider: static, stripped, reproducible
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/outrider .
 
+# No engine and no base image; the same commit gives the same bytes.
+image: ## OCI layout bin/image for amd64 and arm64, and bin/image.tar (amd64) for docker load
+	@rm -rf bin/image bin/image.tar
+	for arch in amd64 arm64; do \
+	    CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/outrider-linux-$$arch .; \
+	done
+	cd dist/image && GOWORK=off SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(GO) run . \
+	    -layout '$(CURDIR)/bin/image' -tar '$(CURDIR)/bin/image.tar' \
+	    -version '$(or $(VERSION),dev)' -revision '$(COMMIT)' \
+	    linux/amd64='$(CURDIR)/bin/outrider-linux-amd64' linux/arm64='$(CURDIR)/bin/outrider-linux-arm64'
+
 test: vet lint unit integration ## everything below that can fail, each part once
+
+# Modules of their own, whose dependencies stay out of ours.
+ASIDE := dist/image integration/servers/consul-cni
 
 vet: ## go vet
 	$(GO) vet ./...
+	for dir in $(ASIDE); do (cd $$dir && GOWORK=off $(GO) vet .); done
 
 lint: $(GOLANGCI) ## golangci-lint; built on first use
 	$(GOLANGCI) run
@@ -60,11 +75,12 @@ lint: $(GOLANGCI) ## golangci-lint; built on first use
 unit: servers ## all packages but integration, with the race detector
 	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -race -vet=off $(UNIT_PACKAGES)
+	for dir in $(ASIDE); do (cd $$dir && GOWORK=off $(GO) test -vet=off .); done
 
 race: unit ## another name for unit
 
 # Never from the test cache: the servers are no input that Go could watch.
-integration: servers ## whole agents against real Consul, Vault and Envoy
+integration: servers ## whole agents against real Consul, Vault, Nomad and Envoy
 	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -race -vet=off -count=1 -parallel 4 -timeout 20m ./integration/...
 
@@ -89,6 +105,10 @@ bench-envoy: servers ## a call through two sidecars, Outrider's beside Envoy's: 
 	@mkdir -p bench
 	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -vet=off -run '^$$' -bench '^BenchmarkMesh$$' -benchtime 1x -timeout 20m ./integration/bench -output '$(CURDIR)/bench/envoy.md'
+
+bench-nomad: servers ## from job to first call under a real Nomad, 20 times
+	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
+	    $(GO) test -vet=off -run '^$$' -bench '^BenchmarkFirstCall$$' -benchtime 20x -timeout 20m ./integration/nomad
 
 golden: ## rewrite golden files; read their diff as a change of behaviour
 	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

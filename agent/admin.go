@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect/proxy"
@@ -55,7 +56,7 @@ func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
 func shareSocket(path string) error {
 	if group, err := user.LookupGroup("outrider"); err == nil && os.Geteuid() == 0 {
 		if gid, err := strconv.Atoi(group.Gid); err == nil {
-			if err := os.Chown(path, -1, gid); err != nil {
+			if err := os.Lchown(path, -1, gid); err != nil {
 				return err
 			}
 		}
@@ -70,11 +71,29 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 	return serveLocally(ctx, l, a.adminHandler())
 }
 
+// maxAdminConns bounds the connections of one listener: any program that shares
+// the loopback may open them, and each takes a descriptor from the traffic.
+const maxAdminConns = 64
+
 func serveLocally(ctx context.Context, l net.Listener, h http.Handler) error {
+	var open atomic.Int64
 	server := &http.Server{
 		Handler:           localOnly(h),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second, // profiles extend it by their own time
+		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    64 << 10,
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				if open.Add(1) > maxAdminConns {
+					_ = conn.Close()
+				}
+			case http.StateClosed, http.StateHijacked:
+				open.Add(-1)
+			}
+		},
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

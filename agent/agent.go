@@ -55,6 +55,12 @@ type Options struct {
 type Sidecar struct {
 	ServiceID string
 	ProxyID   string // wins when set
+
+	// Hasten asks that Consul's default check of the sidecar looks as soon as it
+	// listens, see [consul.Client.HastenCheck]. CheckToken names the file with the
+	// token that the check was registered with; "" without ACLs.
+	Hasten     bool
+	CheckToken string
 }
 
 // An Agent runs the sidecars of one host. Make it with [New], then [Agent.Run].
@@ -85,7 +91,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	cfg := opts.Config
 	toConsul := consulConfig(cfg.Consul)
-	toConsul.Dial = opts.Dial
+	toConsul.Dial, toConsul.Farewell = opts.Dial, farewell(opts.KillTimeout)
 	client, err := consul.NewClient(toConsul, opts.Logger.Named("consul"))
 	if err != nil {
 		return nil, fmt.Errorf("configure Consul at %q: %w", cfg.Consul.Address, err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -153,7 +154,26 @@ func (p *Prepared) override() error {
 	cfg.Log.Level = cmp.Or(l.Log.Level, cfg.Log.Level)
 	cfg.Log.Format = cmp.Or(l.Log.Format, cfg.Log.Format)
 	cfg.Drain.Timeout = cmp.Or(l.DrainTimeout, cfg.Drain.Timeout)
-	return p.chooseVault()
+	if err := p.chooseVault(); err != nil {
+		return err
+	}
+	return p.checkAddresses()
+}
+
+// checkAddresses looks at what flags and the environment say; files are looked at
+// when they are read.
+func (p *Prepared) checkAddresses() error {
+	const remedy = "holds a user or a password, which would end up in logs: leave them out"
+	if a := p.given.address; !strings.HasPrefix(a, "unix://") && strings.Contains(a, "@") {
+		return fmt.Errorf("%s %s, and set CONSUL_HTTP_AUTH for a proxy in front of Consul", p.given.from, remedy)
+	}
+	if v := p.config.Vault; v != nil && strings.Contains(v.Address, "@") {
+		return fmt.Errorf("the address of Vault %s", remedy)
+	}
+	if a := p.launch.Admin; a != "" && !strings.HasPrefix(a, "unix://") && (!nomad.IsLoopback(a) || nomad.IsUnspecified(a)) {
+		return fmt.Errorf("the admin address %q is open to the network, and whoever reaches it sees all that this sidecar knows: give unix:///path or a loopback host:port", a)
+	}
+	return nil
 }
 
 // Config is the configuration so far: log, admin and drain blocks are final,
@@ -204,6 +224,7 @@ func (p *Prepared) Await(ctx context.Context, log hclog.Logger) (Options, error)
 	if err := p.credentials(log, boot); err != nil {
 		return Options{}, err
 	}
+	p.hasten(&opts.Sidecars[0])
 	opts.Ready = onLoopback(log, "ready", p.task.Ready)
 	opts.Sockets = []string{"unix://" + p.task.Socket()}
 	if admin := onLoopback(log, "admin", cmp.Or(p.task.Admin, boot.Admin)); admin != "" && admin != p.launch.Admin {

@@ -53,8 +53,11 @@ func (p *Prepared) reach(ctx context.Context, log hclog.Logger, opts *Options) e
 		return err
 	}
 	p.take(way)
-	if own && host != nil {
+	switch {
+	case own && host != nil:
 		opts.Dial = host.Dial
+	case own:
+		opts.Dial = nomad.DialOutside
 	}
 	log.Info("reaching Consul", "address", p.config.Consul.Address, "named_by", way.From, "in_network_of_host", way.OnHost)
 	return nil
@@ -83,6 +86,14 @@ func (p *Prepared) credentials(log hclog.Logger, boot nomad.Bootstrap) error {
 			"and run \"nomad setup consul\" once")
 	}
 	return p.vaultCredentials(log, identities)
+}
+
+// hasten has the check looked at early that Nomad has registered: with the token
+// that Nomad used, and not at all where only another one is known.
+func (p *Prepared) hasten(ref *Sidecar) {
+	c := p.config.Consul
+	ref.CheckToken = p.task.SecretFile("si_token")
+	ref.Hasten = ref.CheckToken != "" || c.Token == "" && c.TokenFile == "" && c.Login == nil
 }
 
 // consulCredentials takes, in this order: what a flag or a configuration file

@@ -95,7 +95,7 @@ func hook(files map[string]string) map[string]string {
 func TestSidecarTaskRunsByItself(t *testing.T) {
 	dir := nomadTask(t, hook(map[string]string{"si_token": "si"}))
 	opts := await(t, Launch{})
-	if diff := cmp.Diff([]Sidecar{{ProxyID: "api-sidecar-proxy"}}, opts.Sidecars); diff != "" {
+	if diff := cmp.Diff([]Sidecar{{ProxyID: "api-sidecar-proxy", Hasten: true, CheckToken: filepath.Join(dir, "si_token")}}, opts.Sidecars); diff != "" {
 		t.Error(diff)
 	}
 	if opts.Config.Consul.Address != "https://10.0.0.1:8501" || opts.Config.Consul.TokenFile != dir+"/si_token" || opts.Config.Consul.Token != "" {
@@ -104,8 +104,15 @@ func TestSidecarTaskRunsByItself(t *testing.T) {
 	if opts.Ready != "127.0.0.1:19101" || !cmp.Equal(opts.Sockets, []string{"unix://" + dir + "/outrider.sock", "127.0.0.2:19001"}) || opts.Config.Admin.Address != "" {
 		t.Errorf("it serves %s, %v and %q", opts.Ready, opts.Sockets, opts.Config.Admin.Address)
 	}
-	if opts.KillTimeout != 5*time.Second || opts.Dial != nil || opts.Config.Vault != nil {
-		t.Errorf("killed after %s, dials by itself %t, Vault %+v", opts.KillTimeout, opts.Dial != nil, opts.Config.Vault)
+	if opts.KillTimeout != 5*time.Second || opts.Config.Vault != nil {
+		t.Errorf("killed after %s, Vault %+v", opts.KillTimeout, opts.Config.Vault)
+	}
+	// The address may be a name that leads to the loopback of the group.
+	if opts.Dial == nil {
+		t.Fatal("connections to Consul are made without a look at where they lead")
+	}
+	if conn, err := opts.Dial(t.Context(), "tcp", "localhost:1"); err == nil || !strings.Contains(err.Error(), "network of this group") {
+		t.Errorf("the loopback of the group: %v, %v", conn, err)
 	}
 }
 
@@ -359,6 +366,11 @@ func TestLaunchThatCannotWorkIsAnError(t *testing.T) {
 		"a PKI role without Vault":    {Launch{Vault: hcl.Vault{PKI: hcl.PKI{Mount: "pki", Role: "r"}}}, nil, "not where Vault is; set VAULT_ADDR"},
 		"half of a PKI role":          {Launch{Vault: hcl.Vault{Address: "https://v:8200", PKI: hcl.PKI{Role: "r"}}}, nil, "give -vault-pki-mount and -vault-pki-role"},
 		"Consul without verification": {Launch{}, map[string]string{"CONSUL_HTTP_SSL_VERIFY": "false"}, "would let anybody pose as Consul"},
+		"a password for Consul":       {Launch{Consul: hcl.Consul{Address: "http://u:hunter2@10.0.0.1:8500"}}, nil, "-http-addr holds a user or a password"},
+		"a password in Consul's name": {Launch{}, map[string]string{"CONSUL_HTTP_ADDR": "http://u:hunter2@10.0.0.1:8500"}, "CONSUL_HTTP_ADDR holds a user or a password"},
+		"a password for Vault":        {Launch{Vault: hcl.Vault{Address: "https://u:hunter2@v:8200", PKI: hcl.PKI{Mount: "pki", Role: "r"}}}, nil, "address of Vault holds a user or a password"},
+		"an admin API for all":        {Launch{Admin: "0.0.0.0:19000"}, nil, "open to the network"},
+		"an admin API for others":     {Launch{Admin: "10.0.0.1:19000"}, nil, "open to the network"},
 		"a login without a JWT":       {Launch{ProxyID: "p", Consul: hcl.Consul{Login: &hcl.Login{AuthMethod: "m"}}}, map[string]string{"NOMAD_ALLOC_ID": ""}, "-login-token-file"},
 		"a Vault without credentials": {Launch{Vault: hcl.Vault{Address: "https://v:8200", PKI: hcl.PKI{Mount: "pki", Role: "r"}}}, nil, "nothing to log in with"},
 	} {
@@ -371,7 +383,7 @@ func TestLaunchThatCannotWorkIsAnError(t *testing.T) {
 				p.findHost = func() (*nomad.HostNetwork, bool, error) { return nil, true, errors.New("no") }
 				_, err = p.Await(t.Context(), hclog.NewNullLogger())
 			}
-			if err == nil || !strings.Contains(err.Error(), c.says) {
+			if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("the error is %v, want %q", err, c.says)
 			}
 		})

@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -101,4 +103,52 @@ func TestPromisedAddressesAreServedAsSoonAsTheyAreFree(t *testing.T) {
 	}
 	_ = taken.Close()
 	eventually(t, func() bool { code, _, err := asked(t, admin, "/v1/status"); return err == nil && code == http.StatusOK })
+}
+
+// Every program that shares the loopback may open connections, and each takes a
+// descriptor from the traffic.
+func TestAdminConnectionsAreBounded(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serveLocally(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "fine") }))
+	}()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	var d net.Dialer
+	var held []net.Conn
+	for range maxAdminConns {
+		conn, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, conn)
+	}
+	for range 20 {
+		extra, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = extra.SetDeadline(time.Now().Add(4 * time.Second)) // less than any limit of time
+		if n, err := extra.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("one connection too many stays open: %v", err)
+		}
+		_ = extra.Close()
+	}
+	for _, conn := range held {
+		_ = conn.Close()
+	}
+	eventually(t, func() bool {
+		code, _, err := asked(t, l.Addr().String(), "/")
+		return err == nil && code == http.StatusOK
+	})
 }

@@ -42,6 +42,9 @@ type session struct {
 	ready     atomic.Bool
 	applyErr  atomic.Pointer[error]
 
+	listened  sync.Once
+	listening chan struct{} // closed when there is an inbound listener
+
 	once       sync.Once
 	registered chan struct{} // closed when service is set
 	service    connect.Service
@@ -101,6 +104,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		sidecar: s, owner: fmt.Sprintf("%s#%d", id, s.agent.sessions.Add(1)),
 		proxy:      proxy.New(proxy.DefaultLimits(), s.log),
 		snapshots:  make(chan *connect.Snapshot, 1),
+		listening:  make(chan struct{}),
 		registered: make(chan struct{}),
 		moved:      make(chan struct{}, 1),
 		exposing:   make(chan struct{}, 1),
@@ -111,7 +115,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks, ses.noteUse} {
+	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks, ses.noteUse, ses.hasten} {
 		group.Go(func() error { return guard(func() error { return part(ctx) }) })
 	}
 	defer ses.unsubscribe()
@@ -283,6 +287,7 @@ func (s *session) apply(ctx context.Context, snapshot *connect.Snapshot) {
 		s.log.Error("snapshot refused; the previous one stays in force", "snapshot", snapshot.Version, "error", err)
 	}
 	if s.proxy.Inbound(ctx) != nil && !s.ready.Swap(true) {
+		s.listened.Do(func() { close(s.listening) })
 		s.log.Info("ready", "service", snapshot.Service.Name, "identity", snapshot.Leaf.Identity, "inbound", s.proxy.Inbound(ctx), "upstreams", len(snapshot.Upstreams))
 	}
 }

@@ -29,7 +29,8 @@ type stopTimes struct {
 
 // planStop fits what the configuration wants into the time before the process
 // is killed, less a second, or half of less than two, for everything that is
-// slower than planned. 0 is no such time. A word to a Consul that is gone may take its whole bound, twice.
+// slower than planned. 0 is no such time. A word to a Consul that is gone may
+// take its whole bound, twice.
 func planStop(cfg hcl.Drain, kill time.Duration) stopTimes {
 	if kill <= 0 {
 		return stopTimes{courtesy: courtesy, propagation: cfg.Propagation, timeout: cfg.Timeout}
@@ -39,6 +40,15 @@ func planStop(cfg hcl.Drain, kill time.Duration) stopTimes {
 	t.propagation = min(cfg.Propagation, t.within/4)
 	t.timeout = min(cfg.Timeout, t.within-t.propagation-2*t.courtesy)
 	return t
+}
+
+// farewell bounds what is told to Consul after all of the plan: half of what the
+// plan leaves of the time. 0 is Consul's own bound.
+func farewell(kill time.Duration) time.Duration {
+	if kill <= 0 {
+		return 0
+	}
+	return (kill - planStop(hcl.Drain{}, kill).within) / 2
 }
 
 func (t stopTimes) bound(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -5,8 +5,11 @@ package agent
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +62,9 @@ func stopped(t *testing.T, opts Options) time.Duration {
 	eventually(t, func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
+		if opts.Config.Consul.Login != nil && a.consul.TokenStatus()[0].LastSuccess.IsZero() {
+			return false
+		}
 		return len(a.sidecars) == 1 && a.sidecars["api-sidecar-proxy"].id() != ""
 	})
 	began := time.Now()
@@ -91,6 +97,30 @@ func TestStopEndsBeforeTheKillWhateverConsulDoes(t *testing.T) {
 	defer l.Close()
 	cfg := &hcl.Config{Consul: hcl.Consul{Address: l.Addr().String()}, Drain: hcl.Drain{Propagation: 2 * time.Second, Timeout: 30 * time.Second}}
 	if took := stopped(t, Options{Config: cfg, KillTimeout: 3 * time.Second}); took > 2200*time.Millisecond {
+		t.Errorf("it took %s; the process would have been killed after 3s", took)
+	}
+}
+
+// A token that was logged in for is given back at the end, which Consul may not
+// answer either.
+func TestStopEndsBeforeTheKillThoughTheLogoutHangs(t *testing.T) {
+	over := make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/acl/login" {
+			_, _ = io.WriteString(w, `{"SecretID":"s","AccessorID":"a"}`)
+			return
+		}
+		<-over
+	}))
+	defer silent.Close()
+	defer close(over)
+	jwt := filepath.Join(t.TempDir(), "jwt")
+	write(t, jwt, "e30.e30.e30")
+	cfg := &hcl.Config{
+		Consul: hcl.Consul{Address: silent.Listener.Addr().String(), Login: &hcl.Login{AuthMethod: "m", TokenFile: jwt}},
+		Drain:  hcl.Drain{Propagation: 2 * time.Second, Timeout: 30 * time.Second},
+	}
+	if took := stopped(t, Options{Config: cfg, KillTimeout: 3 * time.Second}); took > 2900*time.Millisecond {
 		t.Errorf("it took %s; the process would have been killed after 3s", took)
 	}
 }

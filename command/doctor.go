@@ -58,7 +58,7 @@ func runDoctor(i invocation) int {
 		if err != nil {
 			return i.fail("doctor: encode the findings: %v", err)
 		}
-		_, _ = i.stdout.Write(append(text, '\n'))
+		_, _ = i.stdout.Write(append(harmless(text), '\n'))
 	} else {
 		printFindings(i.stdout, findings)
 	}

@@ -6,6 +6,7 @@ package command
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -93,7 +94,7 @@ func runEnvoy(i invocation) int {
 	l := agent.Launch{
 		ServiceID: os.Getenv("CONNECT_SIDECAR_FOR"), ProxyID: os.Getenv("CONNECT_PROXY_ID"),
 		Bootstrap: f.bootstrap, Admin: os.Getenv("OUTRIDER_ADMIN"),
-		DrainTimeout: time.Duration(f.drainTime) * time.Second,
+		DrainTimeout: time.Duration(min(f.drainTime, math.MaxInt32)) * time.Second,
 	}
 	l.Log.Level = level
 	if err := setKillTimeout(&l); err != nil {
@@ -131,8 +132,8 @@ func logLevel(envoy string) (level string, known bool) {
 // its workers; so much is left here for what is not traffic, such as collecting
 // garbage, which would stop a single one. There are never more than available.
 func processors(concurrency, available int) int {
-	if concurrency == 0 {
+	if concurrency == 0 || concurrency >= available {
 		return available
 	}
-	return min(concurrency+1, available)
+	return concurrency + 1
 }

@@ -6,6 +6,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,7 +20,7 @@ import (
 )
 
 func TestConcurrencyLeavesOneForUpkeep(t *testing.T) {
-	for _, c := range []struct{ concurrency, available, want int }{{0, 8, 8}, {1, 8, 2}, {1, 1, 1}, {4, 8, 5}, {8, 8, 8}, {100, 8, 8}} {
+	for _, c := range []struct{ concurrency, available, want int }{{0, 8, 8}, {1, 8, 2}, {1, 1, 1}, {4, 8, 5}, {8, 8, 8}, {100, 8, 8}, {math.MaxInt, 8, 8}} {
 		if got := processors(c.concurrency, c.available); got != c.want {
 			t.Errorf("--concurrency %d of %d: %d, want %d", c.concurrency, c.available, got, c.want)
 		}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/outrider-mesh/outrider/agent"
 )
@@ -56,13 +57,13 @@ type statusQuery struct {
 
 // agentStatus prints what one agent answered.
 func (i invocation) agentStatus(body []byte, asJSON bool) int {
-	if asJSON {
-		_, _ = i.stdout.Write(body)
-		return exitOK
-	}
 	s, err := readStatus(body)
 	if err != nil {
 		return i.fail("status: %v", err)
+	}
+	if asJSON {
+		_, _ = i.stdout.Write(harmless(body))
+		return exitOK
 	}
 	printStatus(i.stdout, s, time.Now())
 	return exitOK
@@ -142,6 +143,23 @@ func printable(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// harmless is JSON with escapes for what a terminal could take for an order. Of
+// that, strings may hold all but the first 32 characters as they are.
+func harmless(valid []byte) []byte {
+	out := make([]byte, 0, len(valid))
+	for len(valid) > 0 {
+		r, size := utf8.DecodeRune(valid)
+		switch {
+		case r == utf8.RuneError && size == 1, r > ' ' && unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r):
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			out = append(out, valid[:size]...)
+		}
+		valid = valid[size:]
+	}
+	return out
 }
 
 func printStatus(out io.Writer, s agent.Status, now time.Time) {

@@ -139,7 +139,7 @@ func (i invocation) printHostJSON(body []byte, view *hostView) int {
 	if err != nil {
 		return i.fail("status: encode the status: %v", err)
 	}
-	_, _ = i.stdout.Write(append(text, '\n'))
+	_, _ = i.stdout.Write(append(harmless(text), '\n'))
 	return exitOK
 }
 

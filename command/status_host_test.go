@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -245,6 +246,28 @@ func TestJSONOfAnAllocationHoldsTheSidecarsOwnAnswer(t *testing.T) {
 	want := map[string]any{"Version": "9", "Newer": 1.0}
 	if got.Nomad.NodeName != "n1" || len(got.Nomad.Sidecars) != 1 || got.Nomad.Sidecars[0].Alloc != allocWeb || !cmp.Equal(got.Nomad.Sidecars[0].Status, want) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// Names come from tasks of other people, and root reads them on a terminal.
+func TestJSONSteersNoTerminal(t *testing.T) {
+	c := newClient(t)
+	c.serve(t, allocEvil, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "{\"Version\": \"\u009b2J \u202e \x9b \x7f é\"}")
+	})
+	for _, args := range [][]string{{"-json", "-alloc", "bbbb"}, {"-json", "-admin", "unix://" + c.socket(allocEvil)}} {
+		code, out, errOut := status(args...)
+		if code != exitOK || !json.Valid([]byte(out)) || !strings.Contains(out, `\u009b2J \u202e \ufffd \u007f é`) {
+			t.Errorf("%v: exit %d, %q %s", args, code, out, errOut)
+		}
+	}
+	evil := client{filepath.Join(t.TempDir(), strings.Repeat("long", 25))}
+	if err := os.MkdirAll(filepath.Dir(evil.socket(allocEvil)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	evil.serve(t, allocEvil, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "\x1b[2J") })
+	if code, out, _ := status("-json", "-admin", "unix://"+evil.socket(allocEvil)); code != exitFailed || out != "" {
+		t.Errorf("an answer that is no JSON: exit %d, %q", code, out)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -41,6 +42,8 @@ type Config struct {
 	// Dial makes the connections to Consul's address; nil means from where the
 	// process is. It is never asked for a unix socket.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Farewell bounds the logouts at the end of [Client.Run]; 0 means 3 s.
+	Farewell time.Duration
 }
 
 // A Login exchanges a JWT for an ACL token (Consul, acl login: auth method of

@@ -15,7 +15,8 @@ const (
 	// A token is replaced between half and three quarters of its life.
 	earliestLogin, latestLogin = 0.50, 0.75
 	// settle is how long after a login Consul may not know the new token: its
-	// servers learn of it one after the other.
+	// servers learn of it one after the other. Nor is there another login within
+	// it, however short the life of a token is said to be.
 	settle = 3 * time.Second
 	// maxLoginGap bounds the time between two logins that were asked for by
 	// Consul not knowing a token; it doubles while tokens die young.
@@ -26,7 +27,7 @@ const (
 	// logoutTries is how often a logout is tried, logoutAgain apart.
 	logoutTries = 5
 	logoutAgain = 10 * time.Second
-	// farewell bounds the logouts at the end of a process.
+	// farewell bounds the logouts at the end of a process, unless Config does.
 	farewell = 3 * time.Second
 )
 
@@ -155,7 +156,7 @@ func (k *loginKeeper) adopt(g grant, began time.Time) {
 	if g.life > 0 {
 		ends = began.Add(g.life)
 		part := earliestLogin + (latestLogin-earliestLogin)*k.pace.Random()
-		k.loginAt = began.Add(time.Duration(float64(g.life) * part))
+		k.loginAt = began.Add(max(time.Duration(float64(g.life)*part), settle))
 	}
 	k.retire(began)
 	k.mu.Lock()
@@ -230,7 +231,7 @@ func (k *loginKeeper) forget(ctx context.Context, g grant) error {
 
 // leave logs out what is left when the process ends.
 func (k *loginKeeper) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.farewell)
 	defer cancel()
 	all := k.former
 	if n := k.seat.held(); n > 0 {

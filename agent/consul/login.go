@@ -5,6 +5,7 @@ package consul
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,16 +35,17 @@ const (
 
 // A login is a source of tokens: it exchanges a JWT for each of them.
 type login struct {
-	cfg    Login
-	send   http.RoundTripper // carries no token
-	in     string            // URL
-	out    string
-	where  string
-	auth   string // user:password, for a proxy in front of Consul
-	logger hclog.Logger
-	seat   *seat
-	pace   watch.Options
-	dead   chan string // of capacity 1: a token that Consul does not know
+	cfg      Login
+	send     http.RoundTripper // carries no token
+	in       string            // URL
+	out      string
+	where    string
+	auth     string // user:password, for a proxy in front of Consul
+	logger   hclog.Logger
+	seat     *seat
+	pace     watch.Options
+	dead     chan string   // of capacity 1: a token that Consul does not know
+	farewell time.Duration // bounds the logouts at the end
 
 	mu          sync.Mutex
 	ends        time.Time // of the token in use; zero: never
@@ -70,7 +72,7 @@ func newLogin(cfg Config, b base, s *seat, next http.RoundTripper, logger hclog.
 	return &login{
 		cfg: l, send: next, logger: logger, seat: s, auth: cfg.HTTPAuth, where: b.where(),
 		in: b.url("/v1/acl/login", params).String(), out: b.url("/v1/acl/logout", params).String(),
-		pace: watch.Options{}.WithDefaults(), dead: make(chan string, 1),
+		pace: watch.Options{}.WithDefaults(), dead: make(chan string, 1), farewell: cmp.Or(cfg.Farewell, farewell),
 	}, nil
 }
 

@@ -49,6 +49,19 @@ func TestALoginIsReplacedBetweenHalfAndThreeQuartersOfItsLifeAndTheOldOneLoggedO
 	})
 }
 
+// What answers may say anything about the life of its tokens.
+func TestATokenThatEndsAtOnceMakesNoStormOfLogins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, time.Nanosecond)
+		d.start(t)
+		time.Sleep(time.Minute)
+		if n := len(d.times()); n < 2 || n > 21 {
+			t.Errorf("%d logins in a minute, want one in %s", n, settle)
+		}
+		d.stop()
+	})
+}
+
 func TestATokenThatDoesNotEndIsLeftAloneAndLoggedOutAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, 0)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 )
@@ -198,18 +199,19 @@ func isName(s string) bool {
 // readFile returns a regular file of at most limit bytes. A pipe or a device in
 // its place would make the sidecar wait for whoever put it there.
 func readFile(path string, limit int64) ([]byte, error) {
-	info, err := os.Stat(path)
+	// What was opened is looked at, and the opening does not wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("it is not a regular file")}
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err

@@ -34,7 +34,9 @@ func (h *HostNetwork) Dial(ctx context.Context, network, address string) (net.Co
 	}
 	var errs []error
 	for _, ip := range addrs {
-		conn, err := h.dialIP(ctx, network, netip.AddrPortFrom(ip, uint16(n))) //nolint:gosec // LookupPort returns a port
+		one, cancel := context.WithTimeout(ctx, dialWithin)
+		conn, err := h.dialIP(one, network, netip.AddrPortFrom(ip, uint16(n))) //nolint:gosec // LookupPort returns a port
+		cancel()
 		if err == nil {
 			return conn, nil
 		}

@@ -153,6 +153,7 @@ func isLoopback(a string) bool {
 		a = rest
 	}
 	a, _, _ = strings.Cut(a, "/")
+	a = a[strings.LastIndexByte(a, '@')+1:]
 	host, _, err := net.SplitHostPort(a)
 	if err != nil {
 		host = a

@@ -113,7 +113,7 @@ func TestNoWayToConsulSaysWhatWasTriedAndWhatToDo(t *testing.T) {
 func TestLoopbackIsKnownInEverySpelling(t *testing.T) {
 	for address, want := range map[string]bool{
 		"127.0.0.1:8500": true, "127.3.2.1": true, "[::1]:8500": true, "http://localhost:8500/x": true, "https://LOCALHOST.": true,
-		":8500": true, "0.0.0.0:8500": true, "[::]:8500": true, "a.localhost:1": true, "[::ffff:127.0.0.1]:1": true,
+		"http://u:p@127.0.0.1:8500": true, ":8500": true, "0.0.0.0:8500": true, "[::]:8500": true, "a.localhost:1": true, "[::ffff:127.0.0.1]:1": true,
 		"10.0.0.1:8500": false, "consul.service.consul:8500": false, "unix:///run/consul": false, "[fe80::1]:1": false, "localhost.example:1": false,
 	} {
 		if got := IsLoopback(address); got != want {

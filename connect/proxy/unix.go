@@ -32,11 +32,34 @@ func ListenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listene
 	if err != nil || mode == 0 {
 		return l, err
 	}
-	if err := os.Chmod(path, mode); err != nil {
+	if err := chmodSocket(path, mode); err != nil {
 		_ = l.Close()
-		return nil, err
+		return nil, fmt.Errorf("set the mode of the socket: %w", err)
 	}
 	return l, nil
+}
+
+// A heldSocket is a socket file that was looked at. Its name leads to that very
+// file, whatever is put in its place, until it is released.
+type heldSocket struct {
+	name string
+	uid  uint32
+}
+
+var errNotSocket = errors.New("it is not a socket")
+
+// chmodSocket gives a socket that we have bound its mode. Who may write to the
+// directory may have put something else there since.
+func chmodSocket(path string, mode fs.FileMode) error {
+	held, release, err := holdSocket(path)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if int(held.uid) != os.Geteuid() {
+		return errors.New("it is not the socket that was bound there")
+	}
+	return os.Chmod(held.name, mode)
 }
 
 // DialUnix connects to the unix socket path, which may be as long as those of
@@ -44,20 +67,17 @@ func ListenUnix(ctx context.Context, path string, mode fs.FileMode) (net.Listene
 // and says so: who may write to the directory must not choose where a caller of
 // more power ends up.
 func DialUnix(ctx context.Context, path string) (net.Conn, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return nil, fmt.Errorf("dial %s: it is not a socket", path)
-	}
-	short, release, err := shortPath(path)
+	held, release, err := holdSocket(path)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", short)
+	conn, err := d.DialContext(ctx, "unix", held.name)
+	if failed, ok := errors.AsType[*net.OpError](err); ok {
+		failed.Addr = &net.UnixAddr{Name: path, Net: "unix"}
+	}
+	return conn, err
 }
 
 // maxSocketPath is how many bytes of a path fit into the socket address of

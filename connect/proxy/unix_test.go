@@ -145,3 +145,82 @@ func TestDialUnixDoesNotFollowALink(t *testing.T) {
 		t.Errorf("through a link: %v, %v", conn, err)
 	}
 }
+
+// A task of the same group may write to the folder that a socket of an upstream
+// is in, and the sidecar may be root on the host.
+func TestOnlyASocketIsGivenAMode(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(secret, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{link, secret} {
+		if err := chmodSocket(path, 0o666); !errors.Is(err, errNotSocket) {
+			t.Errorf("%s: error %v", filepath.Base(path), err)
+		}
+	}
+	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file behind the link has mode %v, %v", info.Mode(), err)
+	}
+}
+
+// The swap of a socket for a link happens between any two looks at its path.
+func TestASocketThatIsSwappedIsNotDialledThroughALink(t *testing.T) {
+	dir := t.TempDir()
+	listen := func(name, says string) {
+		l, err := ListenUnix(t.Context(), filepath.Join(dir, name), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Write([]byte(says))
+				_ = conn.Close()
+			}
+		}()
+	}
+	listen("forbidden", "forbidden")
+	listen("task", "task")
+	at, aside, link := filepath.Join(dir, "at"), filepath.Join(dir, "task"), filepath.Join(dir, "link")
+	if err := errors.Join(os.Symlink(filepath.Join(dir, "forbidden"), link), os.Link(aside, at)); err != nil {
+		t.Fatal(err)
+	}
+	stop, swapped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(swapped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for _, next := range []string{link, aside} {
+				spare := filepath.Join(dir, "spare")
+				_ = os.Link(next, spare)
+				_ = os.Rename(spare, at)
+				_ = os.Remove(spare)
+			}
+		}
+	}()
+	defer func() { close(stop); <-swapped }()
+	for range 3000 {
+		conn, err := DialUnix(t.Context(), at)
+		if err != nil {
+			continue
+		}
+		got, _ := io.ReadAll(conn)
+		_ = conn.Close()
+		if string(got) == "forbidden" {
+			t.Fatal("the link was followed")
+		}
+	}
+}

@@ -38,7 +38,7 @@ func testBadInput(t *testing.T, l *lab) {
 }
 
 // lives checks that a task has never been restarted.
-func (a *alloc) lives(t *testing.T, task string) {
+func (a *alloc) lives(t testing.TB, task string) {
 	t.Helper()
 	if state := a.task(t, task); state.State != "running" || state.Restarts != 0 {
 		t.Errorf("task %s is %s after %d restarts", task, state.State, state.Restarts)
@@ -176,7 +176,7 @@ func testDoctorFinds(t *testing.T, l *lab) {
 
 type finding struct{ Check, State, Evidence, Remedy string }
 
-func findings(t *testing.T, stdout, stderr string) map[string]finding {
+func findings(t testing.TB, stdout, stderr string) map[string]finding {
 	t.Helper()
 	var all struct{ Findings []finding }
 	if err := json.Unmarshal([]byte(stdout), &all); err != nil {

@@ -56,7 +56,7 @@ func testShortTokens(t *testing.T, l *lab) {
 }
 
 // tokensOf counts the tokens that logins at an auth method have made.
-func (l *lab) tokensOf(t *testing.T, method string) int {
+func (l *lab) tokensOf(t testing.TB, method string) int {
 	t.Helper()
 	var tokens []struct{ AuthMethod string }
 	if err := json.Unmarshal([]byte(l.consul.Command(t, "acl", "token", "list", "-format=json")), &tokens); err != nil {
@@ -101,7 +101,7 @@ func testDeadToken(t *testing.T, l *lab) {
 }
 
 // says waits until the stderr of a task holds all of the words.
-func (a *alloc) says(t *testing.T, task string, words ...string) {
+func (a *alloc) says(t testing.TB, task string, words ...string) {
 	t.Helper()
 	until(t, fmt.Sprintf("%s says %q", task, words), func() error {
 		text := a.stderr(t, task)
@@ -155,7 +155,7 @@ func testVaultIdentity(t *testing.T, l *lab) {
 
 // issuedByRole checks that the leaf in force was signed for no longer than the
 // role allows, a day: Consul's own live for three.
-func issuedByRole(t *testing.T, l *lab, a *alloc, task string) {
+func issuedByRole(t testing.TB, l *lab, a *alloc, task string) {
 	t.Helper()
 	status := a.status(t, task)
 	if len(status.Sidecars) != 1 || status.Sidecars[0].Leaf == nil {
@@ -168,7 +168,7 @@ func issuedByRole(t *testing.T, l *lab, a *alloc, task string) {
 }
 
 // vaultOutside is an address of Vault on the host that groups can reach.
-func (l *lab) vaultOutside(t *testing.T) string {
+func (l *lab) vaultOutside(t testing.TB) string {
 	t.Helper()
 	return "http://" + forward(t, realserver.HostAddress+":0", strings.TrimPrefix(l.vault.Addr, "http://"))
 }

@@ -41,7 +41,7 @@ func testFirstCall(t *testing.T, l *lab) {
 	runBatch(t, l)
 }
 
-func runBatch(t *testing.T, l *lab) {
+func runBatch(t testing.TB, l *lab) {
 	t.Helper()
 	job := l.runWith(t, "batch.nomad.hcl", nil)
 	until(t, "the batch job has ended well", func() error {
@@ -145,7 +145,7 @@ func testCanary(t *testing.T, l *lab) {
 }
 
 // passing waits until n instances of a service pass their checks.
-func (l *lab) passing(t *testing.T, service string, n int) {
+func (l *lab) passing(t testing.TB, service string, n int) {
 	t.Helper()
 	until(t, fmt.Sprintf("%d instances of %s pass", n, service), func() error {
 		out := l.consul.Command(t, "catalog", "services")
@@ -195,7 +195,7 @@ func testDatacenters(t *testing.T, l *lab) {
 }
 
 // appOnHost runs the application on the host, and returns its port.
-func (l *lab) appOnHost(t *testing.T, says string) int {
+func (l *lab) appOnHost(t testing.TB, says string) int {
 	t.Helper()
 	probe, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -216,7 +216,7 @@ func (l *lab) appOnHost(t *testing.T, says string) int {
 }
 
 // agentOnHost runs an outrider agent on the host.
-func (l *lab) agentOnHost(t *testing.T, consul *realserver.Consul, config string) {
+func (l *lab) agentOnHost(t testing.TB, consul *realserver.Consul, config string) {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "outrider.hcl")
@@ -225,7 +225,7 @@ func (l *lab) agentOnHost(t *testing.T, consul *realserver.Consul, config string
 }
 
 // start runs one of the programs until the test ends.
-func start(t *testing.T, env []string, name string, args ...string) {
+func start(t testing.TB, env []string, name string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(programs(), name), args...)
 	cmd.Env = env

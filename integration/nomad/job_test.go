@@ -24,7 +24,7 @@ import (
 )
 
 // run registers a job, which is stopped with the test.
-func (l *lab) run(t *testing.T, source string) *api.Job {
+func (l *lab) run(t testing.TB, source string) *api.Job {
 	t.Helper()
 	job, err := l.api.Jobs().ParseHCL(source, true)
 	if err != nil {
@@ -34,7 +34,7 @@ func (l *lab) run(t *testing.T, source string) *api.Job {
 }
 
 // example is the source of one of the examples that users read.
-func example(t *testing.T, name string) string {
+func example(t testing.TB, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "jobs", name))
 	if err != nil {
@@ -50,14 +50,14 @@ type alloc struct {
 }
 
 // alloc waits for the running allocation of a group, the only one or the latest.
-func (l *lab) alloc(t *testing.T, job *api.Job, group string) *alloc {
+func (l *lab) alloc(t testing.TB, job *api.Job, group string) *alloc {
 	t.Helper()
 	return l.allocs(t, job, group, 1)[0]
 }
 
 // allocs waits until n allocations of a group run, with all their tasks, and
 // returns them, the latest first.
-func (l *lab) allocs(t *testing.T, job *api.Job, group string, n int) []*alloc {
+func (l *lab) allocs(t testing.TB, job *api.Job, group string, n int) []*alloc {
 	t.Helper()
 	var found []*alloc
 	until(t, fmt.Sprintf("job %s runs %d allocations of group %s", *job.ID, n, group), func() error {
@@ -98,11 +98,11 @@ func (a *alloc) dir(task string) string {
 }
 
 // stderr is what a task has written to stderr so far.
-func (a *alloc) stderr(t *testing.T, task string) string { return a.output(t, task, "stderr") }
+func (a *alloc) stderr(t testing.TB, task string) string { return a.output(t, task, "stderr") }
 
-func (a *alloc) stdout(t *testing.T, task string) string { return a.output(t, task, "stdout") }
+func (a *alloc) stdout(t testing.TB, task string) string { return a.output(t, task, "stdout") }
 
-func (a *alloc) output(t *testing.T, task, stream string) string {
+func (a *alloc) output(t testing.TB, task, stream string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(a.lab.nomad.AllocDir(), a.ID, "alloc", "logs", task+"."+stream+".*"))
 	if err != nil {
@@ -192,7 +192,7 @@ func read(answer *http.Response) (string, error) {
 }
 
 // answers waits until a port of the allocation's loopback answers with text.
-func (a *alloc) answers(t *testing.T, port int, want string) {
+func (a *alloc) answers(t testing.TB, port int, want string) {
 	t.Helper()
 	until(t, fmt.Sprintf("%s on port %d", want, port), func() error {
 		_, body, err := a.get(t.Context(), port)
@@ -204,7 +204,7 @@ func (a *alloc) answers(t *testing.T, port int, want string) {
 }
 
 // refuses waits until a port of the allocation's loopback answers no more.
-func (a *alloc) refuses(t *testing.T, port int) {
+func (a *alloc) refuses(t testing.TB, port int) {
 	t.Helper()
 	until(t, fmt.Sprintf("no answer on port %d", port), func() error {
 		status, body, err := a.get(t.Context(), port)
@@ -216,7 +216,7 @@ func (a *alloc) refuses(t *testing.T, port int) {
 }
 
 // restart restarts one task, and waits until it runs again.
-func (a *alloc) restart(t *testing.T, task string) {
+func (a *alloc) restart(t testing.TB, task string) {
 	t.Helper()
 	before := a.task(t, task)
 	if err := a.lab.api.Allocations().Restart(a.Allocation, task, nil); err != nil {
@@ -231,7 +231,7 @@ func (a *alloc) restart(t *testing.T, task string) {
 	})
 }
 
-func (a *alloc) task(t *testing.T, name string) *api.TaskState {
+func (a *alloc) task(t testing.TB, name string) *api.TaskState {
 	t.Helper()
 	info, _, err := a.lab.api.Allocations().Info(a.ID, nil)
 	if err != nil {
@@ -245,7 +245,7 @@ func (a *alloc) task(t *testing.T, name string) *api.TaskState {
 }
 
 // explain logs what happened to the allocations of a job.
-func (l *lab) explain(t *testing.T, job string) {
+func (l *lab) explain(t testing.TB, job string) {
 	t.Helper()
 	stubs, _, err := l.api.Jobs().Allocations(job, true, nil)
 	if err != nil {
@@ -271,7 +271,7 @@ func last(text string) string {
 }
 
 // runWith runs one of the examples with values for its variables.
-func (l *lab) runWith(t *testing.T, name string, variables map[string]string) *api.Job {
+func (l *lab) runWith(t testing.TB, name string, variables map[string]string) *api.Job {
 	t.Helper()
 	var values strings.Builder
 	for name, value := range variables {
@@ -285,7 +285,7 @@ func (l *lab) runWith(t *testing.T, name string, variables map[string]string) *a
 }
 
 // keep registers a job, which is stopped with the test.
-func (l *lab) keep(t *testing.T, job *api.Job) *api.Job {
+func (l *lab) keep(t testing.TB, job *api.Job) *api.Job {
 	t.Helper()
 	if _, _, err := l.api.Jobs().Register(job, nil); err != nil {
 		t.Fatalf("register job %s: %v", *job.ID, err)
@@ -300,7 +300,7 @@ func (l *lab) keep(t *testing.T, job *api.Job) *api.Job {
 }
 
 // status asks the sidecar in a task, on the socket that only root may use.
-func (a *alloc) status(t *testing.T, task string) agent.Status {
+func (a *alloc) status(t testing.TB, task string) agent.Status {
 	t.Helper()
 	var status agent.Status
 	until(t, "the status of "+task, func() error {

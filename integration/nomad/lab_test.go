@@ -40,7 +40,7 @@ type lab struct {
 	api    *api.Client
 }
 
-func startLab(t *testing.T) *lab {
+func startLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{vault: realserver.StartVault(t)}
 	l.consul = realserver.StartConsul(t, realserver.Token(managementToken), realserver.HCL(fmt.Sprintf(`
@@ -81,7 +81,7 @@ func startLab(t *testing.T) *lab {
 	return l
 }
 
-func link(t *testing.T, from, to string) {
+func link(t testing.TB, from, to string) {
 	t.Helper()
 	if err := os.Symlink(from, to); err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ client {
 // a rule for services and one for tasks. The method sidecars is for sidecars
 // that log in by themselves, with tokens that live for a minute: the job has the
 // name of the service.
-func (l *lab) letWorkloadsIntoConsul(t *testing.T) {
+func (l *lab) letWorkloadsIntoConsul(t testing.TB) {
 	t.Helper()
 	method := filepath.Join(t.TempDir(), "method.json")
 	write(t, method, fmt.Sprintf(`{
@@ -146,7 +146,7 @@ func (l *lab) letWorkloadsIntoConsul(t *testing.T) {
 
 // letWorkloadsIntoVault makes the auth mount of Nomad's identities. Their
 // default role may do nothing but keep its token.
-func (l *lab) letWorkloadsIntoVault(t *testing.T) {
+func (l *lab) letWorkloadsIntoVault(t testing.TB) {
 	t.Helper()
 	l.vault.Command(t, "auth", "enable", "-path=jwt-nomad", "jwt")
 	l.vault.Command(t, "write", "auth/jwt-nomad/config", "jwks_url="+l.nomad.Keys, "jwt_supported_algs=RS256,EdDSA")
@@ -154,7 +154,7 @@ func (l *lab) letWorkloadsIntoVault(t *testing.T) {
 }
 
 // vaultLogin makes a role of the auth mount for identities with these claims.
-func (l *lab) vaultLogin(t *testing.T, role string, claims map[string]string, policies ...string) {
+func (l *lab) vaultLogin(t testing.TB, role string, claims map[string]string, policies ...string) {
 	t.Helper()
 	var bound []string
 	for name, value := range claims {
@@ -170,7 +170,7 @@ func (l *lab) vaultLogin(t *testing.T, role string, claims map[string]string, po
 
 // vaultMesh lets the workloads of a job sign leaves of one service, and of no
 // other.
-func (l *lab) vaultMesh(t *testing.T, service, job string) {
+func (l *lab) vaultMesh(t testing.TB, service, job string) {
 	t.Helper()
 	role := "mesh-" + service
 	l.vault.Command(t, "write", "connect-inter/roles/"+role,
@@ -184,7 +184,7 @@ func (l *lab) vaultMesh(t *testing.T, service, job string) {
 }
 
 // intend writes who may call a service; what is not written is denied.
-func (l *lab) intend(t *testing.T, service string, sources map[string]string) {
+func (l *lab) intend(t testing.TB, service string, sources map[string]string) {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "Kind = \"service-intentions\"\nName = %q\nSources = [\n", service)
@@ -195,7 +195,7 @@ func (l *lab) intend(t *testing.T, service string, sources map[string]string) {
 	l.configEntry(t, b.String())
 }
 
-func (l *lab) configEntry(t *testing.T, entry string) {
+func (l *lab) configEntry(t testing.TB, entry string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "entry.hcl")
 	write(t, file, entry)
@@ -204,7 +204,7 @@ func (l *lab) configEntry(t *testing.T, entry string) {
 
 // outrider runs one command of the program on the host and returns what it
 // wrote to stdout, to stderr, and whether it ended well.
-func (l *lab) outrider(t *testing.T, stdin string, args ...string) (stdout, stderr string, ok bool) {
+func (l *lab) outrider(t testing.TB, stdin string, args ...string) (stdout, stderr string, ok bool) {
 	t.Helper()
 	var out, errors bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), filepath.Join(programs(), "outrider"), args...)
@@ -214,7 +214,7 @@ func (l *lab) outrider(t *testing.T, stdin string, args ...string) (stdout, stde
 	return out.String(), errors.String(), err == nil
 }
 
-func write(t *testing.T, file, text string) {
+func write(t testing.TB, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func write(t *testing.T, file, text string) {
 }
 
 // until polls a condition; err says what is still wrong.
-func until(t *testing.T, what string, ask func() error) {
+func until(t testing.TB, what string, ask func() error) {
 	t.Helper()
 	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -251,7 +251,7 @@ func healthy(l *lab, service string) (int, error) {
 }
 
 // virtualIP waits for the address that Consul gives to a service.
-func (l *lab) virtualIP(t *testing.T, service string) string {
+func (l *lab) virtualIP(t testing.TB, service string) string {
 	t.Helper()
 	client, err := consul.NewClient(&consul.Config{Address: l.consul.Addr, Token: managementToken})
 	if err != nil {

@@ -73,7 +73,7 @@ type load struct {
 	bodies map[string]int
 }
 
-func (a *alloc) load(t *testing.T, port, clients int, gap time.Duration) *load {
+func (a *alloc) load(t testing.TB, port, clients int, gap time.Duration) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{stop: cancel, bodies: make(map[string]int)}
@@ -119,7 +119,7 @@ func (l *load) ask(ctx context.Context, client *http.Client, port int) {
 }
 
 // more waits for n further answers.
-func (l *load) more(t *testing.T, n int64) {
+func (l *load) more(t testing.TB, n int64) {
 	t.Helper()
 	want := l.count.Load() + n
 	until(t, fmt.Sprintf("%d further answers", n), func() error {
@@ -136,7 +136,7 @@ func (l *load) end() {
 }
 
 // unharmed ends the load and fails the test if one request failed.
-func (l *load) unharmed(t *testing.T) {
+func (l *load) unharmed(t testing.TB) {
 	t.Helper()
 	l.end()
 	l.mu.Lock()

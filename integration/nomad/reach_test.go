@@ -19,7 +19,7 @@ import (
 
 // forward relays what comes to one address to another, until the test ends, and
 // returns where it listens. address is host:port, or a path.
-func forward(t *testing.T, address, to string) string {
+func forward(t testing.TB, address, to string) string {
 	t.Helper()
 	network := "tcp"
 	if strings.HasPrefix(address, "/") {
@@ -77,7 +77,7 @@ func testExec(t *testing.T, l *lab) {
 
 // measure logs what an idle sidecar uses, and fails beyond the 25 MB that are
 // promised.
-func measure(t *testing.T, a *alloc) {
+func measure(t testing.TB, a *alloc) {
 	t.Helper()
 	task := "connect-proxy-" + a.TaskGroup
 	pid := process(t, a, task)
@@ -96,7 +96,7 @@ func measure(t *testing.T, a *alloc) {
 }
 
 // process finds the process of a task.
-func process(t *testing.T, a *alloc, task string) int {
+func process(t testing.TB, a *alloc, task string) int {
 	t.Helper()
 	found := processes(t, a, task)
 	if len(found) != 1 {
@@ -106,7 +106,7 @@ func process(t *testing.T, a *alloc, task string) int {
 }
 
 // processes finds the processes of a task by the environment that Nomad gave it.
-func processes(t *testing.T, a *alloc, task string) []int {
+func processes(t testing.TB, a *alloc, task string) []int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
 	if err != nil {
@@ -127,7 +127,7 @@ func processes(t *testing.T, a *alloc, task string) []int {
 	return found
 }
 
-func cpu(t *testing.T, pid int) time.Duration {
+func cpu(t testing.TB, pid int) time.Duration {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -145,7 +145,7 @@ func cpu(t *testing.T, pid int) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-func residentKiB(t *testing.T, pid int) int {
+func residentKiB(t testing.TB, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

@@ -1,0 +1,88 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package consul
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/go-hclog"
+)
+
+// The interval of these checks is so long that none of them passes by itself.
+const never = "30m"
+
+func TestAListeningSidecarPassesSoonAndItsCheckStaysWhatItWas(t *testing.T) {
+	t.Parallel()
+	r := newReal(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client := r.hasty(t, "api", l.Addr().(*net.TCPAddr).Port)
+	began := time.Now()
+	passes, err := client.HastenCheck(t.Context(), "api-sidecar-proxy", realManagement)
+	if err != nil || !passes {
+		t.Fatalf("%t, %v", passes, err)
+	}
+	t.Logf("it passed after %v", time.Since(began).Round(time.Millisecond))
+	if found, err := client.listening(t.Context(), "api-sidecar-proxy"); err != nil || found.Status != api.HealthPassing || found.Interval != never+"0s" {
+		t.Errorf("the check is %+v, %v", found, err)
+	}
+	if passes, err = client.HastenCheck(t.Context(), "api-sidecar-proxy", realManagement); passes || err != nil {
+		t.Errorf("one that passes is left alone: %t, %v", passes, err)
+	}
+}
+
+func TestASidecarThatDoesNotListenStaysCritical(t *testing.T) {
+	t.Parallel()
+	r := newReal(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	client := r.hasty(t, "api", l.Addr().(*net.TCPAddr).Port)
+	passes, err := client.HastenCheck(t.Context(), "api-sidecar-proxy", realManagement)
+	if passes || err != nil {
+		t.Errorf("%t, %v", passes, err)
+	}
+	if found, err := client.listening(t.Context(), "api-sidecar-proxy"); err != nil || found.Status != api.HealthCritical || found.Interval != never+"0s" {
+		t.Errorf("the check is %+v, %v", found, err)
+	}
+	if _, err := client.HastenCheck(t.Context(), "nobody", realManagement); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("of nobody: %v", err)
+	}
+	if _, err := client.HastenCheck(t.Context(), "api-sidecar-proxy", "no-such-token"); err == nil || !strings.Contains(err.Error(), "ACL not found") {
+		t.Errorf("with a token that does not exist: %v", err)
+	}
+}
+
+// hasty registers a service with the default check of its sidecar.
+func (r *real) hasty(t *testing.T, name string, port int) *Client {
+	t.Helper()
+	err := r.api.Agent().ServiceRegister(&api.AgentServiceRegistration{
+		Name: name, Port: 9090,
+		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{
+			Address: "127.0.0.1", Port: port,
+			Checks: api.AgentServiceChecks{
+				{Name: "Connect Sidecar Aliasing", AliasService: name},
+				{Name: listeningCheck, TCP: fmt.Sprintf("127.0.0.1:%d", port), Interval: never},
+			},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := NewClient(Config{Address: r.Addr, Token: realManagement}, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
