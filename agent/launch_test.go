@@ -389,3 +389,28 @@ func TestLaunchThatCannotWorkIsAnError(t *testing.T) {
 		})
 	}
 }
+
+func TestACheckIsHastenedOnlyWithTheTokenItWasRegisteredWith(t *testing.T) {
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"Nomad's token":               {map[string]string{"si_token": "si"}, true},
+		"a login beside Nomad's":      {map[string]string{"si_token": "si", "nomad_c.jwt": unsigned("consul.io")}, true},
+		"a login and nothing else":    {map[string]string{"nomad_c.jwt": unsigned("consul.io")}, false},
+		"a token of the bootstrap":    {nil, false},
+		"no ACLs, so no token at all": {map[string]string{"envoy_bootstrap.json": `{"node":{"id":"p","cluster":"api"}}`}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := nomadTask(t, hook(c.files))
+			got := await(t, Launch{}).Sidecars[0]
+			file := ""
+			if c.files["si_token"] != "" {
+				file = filepath.Join(dir, "si_token")
+			}
+			if got.Hasten != c.want || got.CheckToken != file {
+				t.Errorf("%t with %q", got.Hasten, got.CheckToken)
+			}
+		})
+	}
+}

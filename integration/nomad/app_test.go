@@ -40,8 +40,30 @@ func serveApp(name string) error {
 	}
 	limit, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
+	if last := os.Getenv("APP_LAST"); last != "" {
+		if err := call(limit, last); err != nil {
+			_, _ = fmt.Fprintln(os.Stdout, "last call:", err)
+		}
+	}
 	if err := server.Shutdown(limit); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return nil
+}
+
+// call asks a URL, as an application does that says goodbye to another.
+func call(ctx context.Context, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	body, err := read(answer)
+	if err == nil {
+		_, _ = fmt.Fprintln(os.Stdout, "last call:", body)
+	}
+	return err
 }

@@ -7,10 +7,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/nomad/api"
 )
 
 // testUpstreamChange gives a running job one upstream more, and takes one away.
@@ -189,11 +192,52 @@ func testStop(t *testing.T, l *lab) {
 		}
 		return err
 	})
+	dying.endedWell(t, "connect-proxy-stock")
 	load.more(t, 500)
 	load.unharmed(t)
 	if load.bodies["a"] == 0 || load.bodies["b"] == 0 {
 		t.Errorf("both instances should have answered: %v", load.bodies)
 	}
+}
+
+// testLastCall stops a job whose application makes a call when it is told to end:
+// its sidecar is there until it has, and then ends by itself within the time that
+// Nomad gives it.
+func testLastCall(t *testing.T, l *lab) {
+	t.Parallel()
+	l.intend(t, "journal", map[string]string{"author": "allow"})
+	l.run(t, shape{"journal", []group{{name: "journal", says: "noted"}}}.String())
+	job := l.run(t, shape{"author", []group{{name: "author", says: "words", upstreams: map[string]int{"journal": 5000}, last: "http://127.0.0.1:5000/"}}}.String())
+	author := l.alloc(t, job, "author")
+	author.answers(t, 5000, "noted")
+	if _, _, err := l.api.Jobs().Deregister(*job.ID, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the job has ended", func() error {
+		info, _, err := l.api.Allocations().Info(author.ID, nil)
+		if err == nil && info.ClientStatus != "complete" {
+			err = fmt.Errorf("it is %s", info.ClientStatus)
+		}
+		return err
+	})
+	if text := author.stdout(t, "app"); !strings.Contains(text, "last call: noted") {
+		t.Errorf("the application wrote %q", text)
+	}
+	author.endedWell(t, "connect-proxy-author")
+}
+
+// endedWell checks that a task was not killed.
+func (a *alloc) endedWell(t testing.TB, task string) {
+	t.Helper()
+	for _, event := range a.task(t, task).Events {
+		if event.Type == api.TaskTerminated {
+			if event.ExitCode != 0 || event.Signal != 0 {
+				t.Errorf("%s ended with code %d, signal %d", task, event.ExitCode, event.Signal)
+			}
+			return
+		}
+	}
+	t.Errorf("%s has not ended", task)
 }
 
 // testClientRestart restarts Nomad's client under running allocations. It is not

@@ -23,6 +23,7 @@ func TestNomad(t *testing.T) {
 		{"upstreams change in place", testUpstreamChange},
 		{"restarts of application and sidecar", testRestarts},
 		{"job stop under load fails no request", testStop},
+		{"application's last calls work and its sidecar ends in time", testLastCall},
 		{"canary is shifted by a splitter", testCanary},
 		{"Vault signs for a task of kind connect-proxy", testVault},
 		{"Vault signs for an identity of a sidecar task", testVaultIdentity},

@@ -87,6 +87,7 @@ func measure(t testing.TB, a *alloc) {
 	used := cpu(t, pid) - before
 	rss := residentKiB(t, pid)
 	t.Logf("%s in its cgroup after 1,000 requests: %.1f MiB resident, %.2f %% of a CPU while idle", task, float64(rss)/1024, 100*used.Seconds()/idle.Seconds())
+	t.Logf("%s holds %d connections to Consul", task, connections(t, pid, a.lab.consul.Addr))
 	if rss > 25_000_000/1024 {
 		t.Errorf("the sidecar has %d KiB resident", rss)
 	}
@@ -125,6 +126,32 @@ func processes(t testing.TB, a *alloc, task string) []int {
 		found = append(found, pid)
 	}
 	return found
+}
+
+// connections counts the established connections in the network of a process to
+// the port of an address.
+func connections(t testing.TB, pid int, address string) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) > 3 && strings.HasSuffix(fields[2], fmt.Sprintf(":%04X", number)) && fields[3] == "01" {
+			n++
+		}
+	}
+	return n
 }
 
 func cpu(t testing.TB, pid int) time.Duration {

@@ -22,6 +22,7 @@ type group struct {
 	count     int            // 0 means 1
 	upstreams map[string]int // port by service
 	says      string         // what the application answers on port 9090; "" for one that only sleeps
+	last      string         // what the application asks when it is told to end
 	sidecar   string         // the whole sidecar_task; "" means that of raw_exec
 	service   string         // more of sidecar_service
 	proxy     string         // more of its proxy
@@ -89,7 +90,8 @@ func (g group) String() string {
       env {
         %s = %q
         APP_LISTEN = "127.0.0.1:9090"
-      }`, appVariable, g.says)
+        APP_LAST   = %q
+      }`, appVariable, g.says, g.last)
 	}
 	return fmt.Sprintf(`
   group %[1]q {
