@@ -7,12 +7,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/outrider-mesh/outrider/connect"
 )
 
-// hasten has Consul look at the sidecar as soon as it listens, where that has
-// been asked for. That it cannot is no fault: Consul looks by itself, later.
+// hasten has Consul look at the sidecar as soon as it and its application listen,
+// where that has been asked for. That it cannot is no fault: Consul looks by itself, later.
 func (s *session) hasten(ctx context.Context) error {
 	if !s.ref.Hasten {
 		return nil
@@ -21,6 +26,9 @@ func (s *session) hasten(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case <-s.listening:
+	}
+	if !applicationListens(ctx, s.service) {
+		return nil
 	}
 	token, err := readToken(s.ref.CheckToken)
 	passes := false
@@ -35,6 +43,31 @@ func (s *session) hasten(ctx context.Context) error {
 		s.log.Info("Consul's check of the sidecar passes; callers elsewhere see it")
 	}
 	return nil
+}
+
+// applicationListens waits for the application to accept connections: Nomad
+// starts it after its sidecar, and whoever sees the sidecar calls. It reports
+// false when that takes too long for haste to make a difference.
+func applicationListens(ctx context.Context, service connect.Service) bool {
+	const pace, within = 100 * time.Millisecond, time.Minute
+	network, address := "tcp", net.JoinHostPort(service.LocalAddress, strconv.Itoa(service.LocalPort))
+	if service.LocalSocketPath != "" {
+		network, address = "unix", service.LocalSocketPath
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		if err == nil {
+			_ = conn.Close()
+			return true
+		}
+		pause(ctx, pace)
+		if ctx.Err() != nil {
+			return false
+		}
+	}
 }
 
 // readToken reads a file that holds one token; "" for no file.

@@ -63,6 +63,16 @@ job "canary" {
         version = "canary"
       }
 
+      # Nothing else looks at the application itself. The sidecar serves this path,
+      # and this path only, to Consul's agent.
+      check {
+        type     = "http"
+        path     = "/"
+        interval = "2s"
+        timeout  = "2s"
+        expose   = true
+      }
+
       connect {
         sidecar_service {}
 

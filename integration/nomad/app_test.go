@@ -57,7 +57,7 @@ func call(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	answer, err := http.DefaultClient.Do(request)
+	answer, err := new(http.Client).Do(request)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ package nomad
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -159,7 +160,7 @@ func (l *load) since() func() map[string]int {
 	return func() map[string]int {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		return l.bodies
+		return maps.Clone(l.bodies)
 	}
 }
 
