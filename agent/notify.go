@@ -45,7 +45,7 @@ func SystemdReloaded() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
 // announce tells the service manager when all sidecars have become ready, and
 // what is missing until then, and feeds its watchdog.
 func (a *Agent) announce(ctx context.Context) error {
-	tick := time.NewTicker(a.announceEvery())
+	tick := time.NewTicker(announceEvery(false))
 	defer tick.Stop()
 	ready, last := false, ""
 	for {
@@ -58,6 +58,9 @@ func (a *Agent) announce(ctx context.Context) error {
 		if now && !ready || text != last {
 			a.opts.Notify(State{Ready: now && !ready, Text: text})
 		}
+		if now && !ready {
+			tick.Reset(announceEvery(true))
+		}
 		ready, last = ready || now, text
 		if os.Getenv("WATCHDOG_USEC") != "" {
 			_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
@@ -65,8 +68,13 @@ func (a *Agent) announce(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) announceEvery() time.Duration {
-	const usual = 100 * time.Millisecond
+// announceEvery is how often there is a look: while somebody waits for us to
+// become ready, often; afterwards seldom, as each look wakes an idle process.
+func announceEvery(ready bool) time.Duration {
+	usual := 100 * time.Millisecond
+	if ready {
+		usual = 2 * time.Second
+	}
 	interval, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || interval == 0 {
 		return usual

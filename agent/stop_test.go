@@ -162,3 +162,16 @@ func put(t *testing.T, url, body string) {
 		t.Fatalf("PUT %s: %s", url, res.Status)
 	}
 }
+
+// An idle sidecar shares its processor with the application.
+func TestAReadyAgentLooksSeldomButInTimeForTheWatchdog(t *testing.T) {
+	t.Setenv("WATCHDOG_USEC", "")
+	if before, after := announceEvery(false), announceEvery(true); before > 100*time.Millisecond || after < time.Second {
+		t.Errorf("a look every %s until ready, then every %s", before, after)
+	}
+	t.Setenv("WATCHDOG_USEC", "3000000")
+	t.Setenv("WATCHDOG_PID", "")
+	if got := announceEvery(true); got != time.Second {
+		t.Errorf("a look every %s for a watchdog of 3s, want a third", got)
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/url"
+	"sync"
+	"time"
 
 	"github.com/outrider-mesh/outrider/agent/watch"
 )
@@ -16,11 +18,37 @@ import (
 // together. In transparent mode there may be hundreds of upstreams of which the
 // application calls three; each watched one would hold two of the 200 connections
 // that Consul's agent allows one address.
-type turns struct{ free chan struct{} }
+//
+// Nor are they read more often in all than a sidecar without work may cost: many
+// are read less often each. How many there are is for those to say who register
+// services.
+type turns struct {
+	free chan struct{}
 
-const readsAtOnce = 4
+	mu   sync.Mutex
+	next time.Time // from which on the next read is due on average
+}
 
-func newTurns() *turns { return &turns{make(chan struct{}, readsAtOnce)} }
+const (
+	readsAtOnce = 4
+	// readEvery is the time for one read on average, and readsAhead how many more
+	// there may be: at the beginning nothing is known of any.
+	readEvery  = 50 * time.Millisecond
+	readsAhead = 4096
+)
+
+func newTurns() *turns { return &turns{free: make(chan struct{}, readsAtOnce)} }
+
+// due is how long the next read has to wait. Each call is one read.
+func (t *turns) due(now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if earliest := now.Add(-readsAhead * readEvery); t.next.Before(earliest) {
+		t.next = earliest
+	}
+	t.next = t.next.Add(readEvery)
+	return t.next.Sub(now)
+}
 
 // pacer returns that of something unused, nil for what is watched.
 func (t *turns) pacer(unused bool) *pacer {
@@ -32,6 +60,15 @@ func (t *turns) pacer(unused bool) *pacer {
 }
 
 func (t *turns) take(ctx context.Context) error {
+	if wait := t.due(time.Now()); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	select {
 	case t.free <- struct{}{}:
 		return nil
