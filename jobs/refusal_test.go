@@ -123,6 +123,11 @@ func TestServicesThatAreNoSidecarsAreLeftAlone(t *testing.T) {
 			t.Errorf("%+v, %v; want web alone and a notice with %q", got, err, want)
 		}
 	}
+	// A sidecar with an image is its author's, unless the client chooses the image.
+	byHand := `"Tasks":[{"Name":"m","Kind":"connect-proxy:web","Driver":"docker","Config":{"image":"registry/sidecar:1"}}]`
+	if got, err := Inject(parsed(t, inGroup(bridged, meshedWeb, byHand)), DefaultSettings()); err != nil || len(got.Services) != 0 || got.Ready != 1 {
+		t.Errorf("%+v, %v; want the task to be left alone", got, err)
+	}
 	// The sidecar of one service is not that of another.
 	got, err := Inject(parsed(t, inGroup(bridged, meshedWeb, `"Tasks":[{"Name":"m","Kind":"connect-proxy:webshop"}]`)), DefaultSettings())
 	if err != nil || len(got.Services) != 1 || got.Ready != 0 {

@@ -134,3 +134,50 @@ func TestNewsOfUsedUpstreamsComeAtOnceAsFarAsThereIsRoom(t *testing.T) {
 		r.cancel()
 	})
 }
+
+func TestACallOfOneUpstreamUsesNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t)
+		var wants []Wants
+		r.opts.Want = func(w Wants) { wants = append(wants, w) }
+		r.core()
+		r.SetRegistration(transparently(), nil)
+		r.SetImplicit(implicitly("api", "db"), nil)
+		after(time.Second)
+		r.Use([]connect.UpstreamID{"api"})
+		after(time.Second)
+		if w := wants[len(wants)-1]; !w.Used["api"] || w.Used["db"] {
+			t.Errorf("after a call of api: %v", w.Used)
+		}
+		r.cancel()
+	})
+}
+
+// Each upstream may be late once; then the first snapshot has been, and the others
+// do not wait for it again.
+func TestAnUpstreamThatIsLateHoldsUpNobodyTwice(t *testing.T) {
+	d := draft{
+		service:  &connect.Service{Transparent: &connect.Transparent{}},
+		implicit: implicitly("api"), late: map[connect.UpstreamID]bool{"api": true},
+	}
+	if got := d.unheardImplicit(); got != nil {
+		t.Errorf("waits for %q", got)
+	}
+	d.late = nil
+	if got := d.unheardImplicit(); len(got) != 1 {
+		t.Errorf("waits for %q, want one upstream", got)
+	}
+}
+
+func TestImplicitUpstreamsOfAServiceOutOfTheModeAreLeftOut(t *testing.T) {
+	for _, mode := range []*connect.Transparent{nil, {}} {
+		d := draft{service: &connect.Service{Transparent: mode}, registered: []connect.Upstream{{ID: "db"}}, implicit: implicitly("api")}
+		want := 1
+		if mode != nil {
+			want = 2
+		}
+		if got := d.withImplicit(); len(got) != want {
+			t.Errorf("mode %+v: %+v", mode, got)
+		}
+	}
+}

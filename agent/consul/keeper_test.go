@@ -151,7 +151,7 @@ func TestALoginThatSucceedsWhileEverythingEndsIsLoggedOut(t *testing.T) {
 				return nil, nil
 			}
 			defer cancel()
-			return d.registry.RoundTrip(r)
+			return d.RoundTrip(r)
 		}}
 		d.run(ctx)
 		if left := d.alive(); len(left) != 0 || len(d.times()) != 1 {
@@ -246,7 +246,7 @@ func TestALoginThatIsDueSoonIsNotPutOff(t *testing.T) {
 func TestTokensThatWaitForTheirLogoutAreLimited(t *testing.T) {
 	d := newDesk(t, time.Minute)
 	k := &loginKeeper{login: d.login}
-	for _, token := range strings.Split("abcdefghijkl", "") {
+	for token := range strings.SplitSeq("abcdefghijkl", "") {
 		k.now = grant{token: token}
 		k.retire(time.Now())
 	}
