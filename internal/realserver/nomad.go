@@ -117,7 +117,9 @@ client {
 `
 
 // nomadClient is for a host whose only interface has a link-local address, and
-// which no cloud's metadata service is near.
+// which no cloud's metadata service is near. Its dynamic ports are between those
+// of [FreeAddr] and those of outgoing connections: the rules of the port mapping
+// lead connections to loopback astray as well, those to Consul for example.
 func nomadClient(t testing.TB, dir string, more []string) string {
 	t.Helper()
 	plugins := ""
@@ -139,6 +141,8 @@ client {
   servers               = ["127.0.0.1:4647"]
   alloc_dir             = %q
   network_interface     = "host0"
+  min_dynamic_port      = 31000
+  max_dynamic_port      = 32700
   cni_path              = %q
   bridge_network_subnet = "169.254.64.0/20"
   cgroup_parent         = "outrider-lab"
