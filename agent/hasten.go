@@ -17,7 +17,8 @@ import (
 )
 
 // hasten has Consul look at the sidecar as soon as it and its application listen,
-// where that has been asked for. That it cannot is no fault: Consul looks by itself, later.
+// and publish what it sees, where that has been asked for. That it cannot is no
+// fault: Consul looks and publishes by itself, later.
 func (s *session) hasten(ctx context.Context) error {
 	if !s.ref.Hasten {
 		return nil
@@ -31,15 +32,18 @@ func (s *session) hasten(ctx context.Context) error {
 		return nil
 	}
 	token, err := readToken(s.ref.CheckToken)
-	passes := false
+	passes, published := false, false
 	if err == nil {
 		passes, err = s.agent.consul.HastenCheck(ctx, s.id(), token)
+	}
+	if err == nil {
+		published, err = s.agent.consul.PublishHealth(ctx, s.id(), token)
 	}
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
 		s.log.Info("callers elsewhere may see this sidecar only after the next interval of its check", "error", err)
-	case passes:
+	case passes, published:
 		s.log.Info("Consul's check of the sidecar passes; callers elsewhere see it")
 	}
 	return nil

@@ -41,7 +41,7 @@ func (c *Client) HastenCheck(ctx context.Context, proxyID, token string) (bool, 
 	if err != nil {
 		return false, err
 	}
-	found, err := c.listening(ctx, proxyID)
+	found, err := c.sidecarCheck(ctx, proxyID, listeningCheck, "tcp")
 	if err != nil || found.Status != api.HealthCritical || w.Address == "" || w.Port == 0 {
 		return false, err
 	}
@@ -82,7 +82,7 @@ func (c *Client) awaitPassing(ctx context.Context, proxyID string) (bool, error)
 			return false, nil
 		case <-tick.C:
 		}
-		found, err := c.listening(ctx, proxyID)
+		found, err := c.sidecarCheck(ctx, proxyID, listeningCheck, "tcp")
 		switch {
 		case ctx.Err() != nil:
 			return false, nil
@@ -98,9 +98,9 @@ type sidecarCheck struct {
 	CheckID, Name, Status, Notes, ServiceID, Type, Interval, Timeout string
 }
 
-// listening returns the default check of a sidecar, the zero value when it has
-// none.
-func (c *Client) listening(ctx context.Context, proxyID string) (sidecarCheck, error) {
+// sidecarCheck returns one of the default checks of a sidecar as its agent knows
+// it, the zero value when there is none of this name and type.
+func (c *Client) sidecarCheck(ctx context.Context, proxyID, name, kind string) (sidecarCheck, error) {
 	var all map[string]sidecarCheck
 	doing := fmt.Sprintf("read the checks of %q", proxyID)
 	_, err := c.get(ctx, request{doing: doing, path: "/v1/agent/checks", needs: "service:read on the service of " + strconv.Quote(proxyID)}, watch.Cursor{}, &all)
@@ -108,7 +108,7 @@ func (c *Client) listening(ctx context.Context, proxyID string) (sidecarCheck, e
 		return sidecarCheck{}, err
 	}
 	for _, check := range all {
-		if check.ServiceID == proxyID && check.Name == listeningCheck && check.Type == "tcp" {
+		if check.ServiceID == proxyID && check.Name == name && check.Type == kind {
 			return check, nil
 		}
 	}
@@ -118,7 +118,7 @@ func (c *Client) listening(ctx context.Context, proxyID string) (sidecarCheck, e
 func (c *Client) registerCheck(ctx context.Context, check *api.AgentCheckRegistration, token string) error {
 	query := (&api.QueryOptions{Token: token}).WithContext(ctx)
 	if err := c.api.Agent().CheckRegisterOpts(check, query); err != nil {
-		return fmt.Errorf("set the interval of check %q to %s: %w", check.ID, check.Interval, explain(err, fmt.Sprintf("service:write on the service of %q", check.ServiceID), c.where()))
+		return fmt.Errorf("register check %q again: %w", check.ID, explain(err, fmt.Sprintf("service:write on the service of %q", check.ServiceID), c.where()))
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func TestAListeningSidecarPassesSoonAndItsCheckStaysWhatItWas(t *testing.T) {
 		t.Fatalf("%t, %v", passes, err)
 	}
 	t.Logf("it passed after %v", time.Since(began).Round(time.Millisecond))
-	if found, err := client.listening(t.Context(), "api-sidecar-proxy"); err != nil || found.Status != api.HealthPassing || found.Interval != never+"0s" {
+	if found, err := client.sidecarCheck(t.Context(), "api-sidecar-proxy", listeningCheck, "tcp"); err != nil || found.Status != api.HealthPassing || found.Interval != never+"0s" {
 		t.Errorf("the check is %+v, %v", found, err)
 	}
 	if passes, err = client.HastenCheck(t.Context(), "api-sidecar-proxy", realManagement); passes || err != nil {
@@ -53,7 +53,7 @@ func TestASidecarThatDoesNotListenStaysCritical(t *testing.T) {
 	if passes || err != nil {
 		t.Errorf("%t, %v", passes, err)
 	}
-	if found, err := client.listening(t.Context(), "api-sidecar-proxy"); err != nil || found.Status != api.HealthCritical || found.Interval != never+"0s" {
+	if found, err := client.sidecarCheck(t.Context(), "api-sidecar-proxy", listeningCheck, "tcp"); err != nil || found.Status != api.HealthCritical || found.Interval != never+"0s" {
 		t.Errorf("the check is %+v, %v", found, err)
 	}
 	if _, err := client.HastenCheck(t.Context(), "nobody", realManagement); err == nil || !strings.Contains(err.Error(), "not registered") {
@@ -85,4 +85,55 @@ func (r *real) hasty(t *testing.T, name string, port int) *Client {
 		t.Fatal(err)
 	}
 	return client
+}
+
+// TestHealthThatConsulForgotToPublishIsPublished registers services twice at once
+// until Consul takes the result of a check for published that is not. Should it
+// stop to do so, PublishHealth has no reason to be any more.
+func TestHealthThatConsulForgotToPublishIsPublished(t *testing.T) {
+	t.Parallel()
+	r := newReal(t)
+	forgotten := 0
+	for batch := 0; forgotten == 0; batch++ {
+		if batch == 20 {
+			t.Fatal("of 1,000 registrations Consul forgot to publish none")
+		}
+		var client *Client
+		var names []string
+		for i := range 50 {
+			names = append(names, fmt.Sprintf("twice-%d-%d", batch, i))
+			for range 2 {
+				client = r.hasty(t, names[i], 9)
+			}
+		}
+		for _, name := range names {
+			if publishes(t, client, name+"-sidecar-proxy") {
+				forgotten++
+			}
+		}
+	}
+	t.Logf("%d had been forgotten", forgotten)
+}
+
+// publishes brings the alias check of a sidecar into the catalog, unchanged, and
+// reports whether that took more than to wait.
+func publishes(t *testing.T, client *Client, id string) bool {
+	t.Helper()
+	before, err := client.sidecarCheck(t.Context(), id, aliasCheck, "alias")
+	if err != nil || before.Status != api.HealthPassing {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	again, err := client.PublishHealth(t.Context(), id, realManagement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := client.sidecarCheck(t.Context(), id, aliasCheck, "alias")
+	after.Interval, after.Timeout = before.Interval, before.Timeout // of an alias none, in two spellings
+	if err != nil || after != before {
+		t.Errorf("the check was %+v and is %+v, %v", before, after, err)
+	}
+	if published, err := client.published(t.Context(), id, after); err != nil || published != api.HealthPassing {
+		t.Errorf("the catalog says %q of %s, %v", published, id, err)
+	}
+	return again
 }

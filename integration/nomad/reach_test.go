@@ -194,7 +194,6 @@ func residentKiB(t testing.TB, pid int) int {
 // testSocket gives the host a well-known unix socket of Consul while a sidecar
 // starts that could not use another way.
 func testSocket(t *testing.T, l *lab) {
-	t.Parallel()
 	if err := os.MkdirAll("/run/consul", 0o755); err != nil {
 		t.Fatal(err)
 	}
