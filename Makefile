@@ -36,10 +36,13 @@ FUZZTIME    ?= 20s
 BENCH       ?= .
 BENCH_COUNT ?= 6
 
+include dist/package.mk
+include integration/servers/packer/packer.mk
+
 .PHONY: help demo build image test vet lint unit race fuzz bench bench-envoy bench-nomad golden integration servers clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile dist/package.mk
 
 demo: build ## build Outrider and show a mesh in one process; needs nothing but Go
 	bin/outrider dev -once
@@ -113,10 +116,11 @@ bench-nomad: servers ## from job to first call under a real Nomad, 20 times
 golden: ## rewrite golden files; read their diff as a change of behaviour
 	$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update
 
-servers: ## the real servers that tests talk to, made once in OUTRIDER_CACHE
+servers: packer-tools $(NFPM) ## the real servers that tests talk to, made once in OUTRIDER_CACHE
 	@GO='$(GO)' integration/servers/build consul '$(CONSUL)'
 	@GO='$(GO)' integration/servers/build vault '$(VAULT)' -tags minimal
 	@GO='$(GO)' integration/servers/build nomad '$(NOMAD)'
+	@GO='$(GO)' integration/servers/build-plugins '$(CACHE_BIN)/vault-plugins-$(call server_version,vault)'
 	@integration/servers/envoy/fetch '$(ENVOY)'
 
 # Built aside and renamed: a build that is interrupted leaves no half linter.

@@ -45,6 +45,8 @@ const (
 	hclLib    = "github.com/hashicorp/hcl/v2"
 	ctyLib    = "github.com/zclconf/go-cty"
 
+	sockaddrLib = "github.com/hashicorp/go-sockaddr"
+
 	jose = "github.com/go-jose/go-jose/v4"
 )
 
@@ -56,7 +58,7 @@ func arrows() map[string]rule {
 	return map[string]rule{
 		".": {ours: []string{"command"}},
 		"command": {
-			ours:    []string{"agent", "agent/doctor", "connect", "hcl", "internal/dev", "jobs", "version"},
+			ours:    []string{"agent", "agent/doctor", "agent/handover", "connect", "hcl", "internal/dev", "jobs", "version"},
 			libs:    []string{hclog},
 			inTests: []string{"connect/proxy"},
 		},
@@ -88,19 +90,26 @@ func arrows() map[string]rule {
 		"agent": {
 			ours: []string{
 				"hcl", "connect", "connect/proxy",
-				"agent/watch", "agent/assemble", "agent/consul", "agent/jwks", "agent/vault", "agent/nomad",
+				"agent/watch", "agent/assemble", "agent/consul", "agent/jwks", "agent/limits", "agent/metadata", "agent/vault", "agent/nomad", "agent/handover",
 			},
 			libs: []string{hclog, xsync, systemd},
 		},
+		"agent/handover": {},
 		"agent/doctor":   {ours: []string{"agent/consul", "agent/nomad", "jobs"}},
 		"agent/watch":    {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/assemble": {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/consul":   {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, xsync, consulAPI}},
 		"agent/jwks":     {ours: []string{"connect", "agent/watch"}, libs: []string{hclog}},
+		"agent/limits":   {},
+		"agent/metadata": {},
 		"agent/vault":    {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, vaultAPI}},
 		"agent/nomad":    {libs: []string{hclog, unixLib}},
 
-		"hcl":     {libs: []string{hclLib, ctyLib}},
+		// What packages hold follows from the table of commands.
+		"dist":          {inTests: []string{"command", "hcl"}},
+		"dist/generate": {ours: []string{"command"}},
+
+		"hcl":     {libs: []string{hclLib, ctyLib, sockaddrLib}},
 		"jobs":    {ours: []string{"hcl"}, libs: []string{nomadAPI}},
 		"version": {},
 
@@ -110,10 +119,13 @@ func arrows() map[string]rule {
 		"internal/realserver": {},
 
 		"integration": {
-			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib},
+			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib, unixLib},
 		},
-		"integration/nomad": {inTests: []string{"agent", nomadAPI, consulAPI, unixLib}},
-		"integration/bench": {inTests: []string{grpcLib, http2Lib}},
+		"integration/nomad":  {inTests: []string{"agent", nomadAPI, consulAPI, unixLib}},
+		"integration/limits": {inTests: []string{"agent"}},
+		"integration/packer": {inTests: []string{hclLib}},
+		"integration/vm":     {},
+		"integration/bench":  {inTests: []string{grpcLib, http2Lib}},
 	}
 }
 

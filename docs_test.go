@@ -23,7 +23,7 @@ var (
 	link        = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	span        = regexp.MustCompile("`([^`\n]+)`")
 	fence       = regexp.MustCompile("(?ms)^```.*?^```$")
-	packageName = regexp.MustCompile("`((?:agent|command|connect|dev|hcl|integration|internal|jobs|version)(?:/[a-z]+)?)`")
+	packageName = regexp.MustCompile("`((?:agent|command|connect|dev|dist|hcl|integration|internal|jobs|version)(?:/[a-z]+)?)`")
 )
 
 // texts returns the paths of all Markdown files of the tree.
@@ -71,7 +71,11 @@ func code(text string) string {
 func checkTargets(t *testing.T, fsys fs.FS) []string {
 	t.Helper()
 	var have, found []string
-	for _, m := range makeTarget.FindAllStringSubmatch(text(t, fsys, "Makefile"), -1) {
+	rules := text(t, fsys, "Makefile")
+	if included, err := fs.ReadFile(fsys, "dist/package.mk"); err == nil {
+		rules += string(included)
+	}
+	for _, m := range makeTarget.FindAllStringSubmatch(rules, -1) {
 		have = append(have, m[1])
 	}
 	for _, p := range texts(t, fsys) {

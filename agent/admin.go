@@ -25,10 +25,27 @@ import (
 // listenAdmin binds the admin address: unix:///path, with mode 0660 and, where
 // it exists, the group outrider; or host:port on the loopback. It returns nil
 // for "": no admin API.
-func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
+func (a *Agent) listenAdmin(ctx context.Context, address string) (net.Listener, error) {
 	if address == "" {
 		return nil, nil
 	}
+	open := func() (net.Listener, error) { return openAdmin(ctx, address) }
+	return a.listen(address, 0o660, open)
+}
+
+// listen takes over the socket of an admin address from a predecessor, or opens
+// it.
+func (a *Agent) listen(address string, mode os.FileMode, open func() (net.Listener, error)) (net.Listener, error) {
+	path, isUnix := strings.CutPrefix(address, "unix://")
+	if !isUnix {
+		return a.opts.Handover.Listen("tcp", address, open, nil)
+	}
+	return a.opts.Handover.Listen("unix", path, open, func(f *os.File) (net.Listener, error) {
+		return proxy.AdoptUnix(f, path, mode)
+	})
+}
+
+func openAdmin(ctx context.Context, address string) (net.Listener, error) {
 	var listen net.ListenConfig
 	path, isUnix := strings.CutPrefix(address, "unix://")
 	if !isUnix {
@@ -68,12 +85,20 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 	if l == nil {
 		return nil
 	}
-	return serveLocally(ctx, l, a.adminHandler())
+	mux := a.adminMux()
+	if l.Addr().Network() == "unix" {
+		mux.HandleFunc("POST /v1/upgrade", a.upgradeHandler)
+		mux.HandleFunc("POST /v1/reload", a.reloadHandler)
+	}
+	return serveLocally(ctx, l, mux)
 }
 
 // maxAdminConns bounds the connections of one listener: any program that shares
 // the loopback may open them, and each takes a descriptor from the traffic.
 const maxAdminConns = 64
+
+// lastAnswer bounds how long requests under way may take when the server ends.
+const lastAnswer = time.Second
 
 func serveLocally(ctx context.Context, l net.Listener, h http.Handler) error {
 	var open atomic.Int64
@@ -95,11 +120,21 @@ func serveLocally(ctx context.Context, l net.Listener, h http.Handler) error {
 			}
 		},
 	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
-	if err := server.Serve(l); ctx.Err() == nil {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		// The answer under way may be the one that says why this ends.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastAnswer)
+		defer cancel()
+		if server.Shutdown(ctx) != nil {
+			_ = server.Close()
+		}
+	})
+	err := server.Serve(l)
+	if stop() {
 		return fmt.Errorf("serve the admin API: %w", err)
 	}
+	<-ended
 	return nil
 }
 
@@ -136,7 +171,7 @@ func (a *Agent) readyMux() *http.ServeMux {
 	return mux
 }
 
-func (a *Agent) adminHandler() http.Handler {
+func (a *Agent) adminMux() *http.ServeMux {
 	mux := a.readyMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, a.Status(r.Context())) })
 	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.snapshots()) })

@@ -19,8 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/agent/handover"
 	"github.com/outrider-mesh/outrider/agent/jwks"
 	"github.com/outrider-mesh/outrider/agent/vault"
+	"github.com/outrider-mesh/outrider/connect/proxy"
 	"github.com/outrider-mesh/outrider/hcl"
 )
 
@@ -46,8 +48,19 @@ type Options struct {
 	// KillTimeout is after how long whoever stops the process will kill it; 0
 	// for never. The whole end then takes a second less.
 	KillTimeout time.Duration
+	// Room is what the process may use; the zero Room bounds nothing.
+	Room Room
 	// Notify is told of life-cycle states; nil for nobody. See [Systemd].
 	Notify func(State)
+	// Load reads the configuration anew, for [Agent.ReloadFiles]; nil when there is
+	// none to read.
+	Load func() (*hcl.Config, error)
+	// Tracked says that somebody watches the ID of this very process, as Nomad
+	// does: it is not replaced while it runs.
+	Tracked bool
+	// Handover holds the listening sockets, and lets another process take them
+	// over; nil when that must not be.
+	Handover *handover.Sockets
 }
 
 // A Sidecar names a registration that exists in Consul: by the ID of the proxy,
@@ -73,9 +86,17 @@ type Agent struct {
 	keys      *jwks.Keeper  // of JWT providers
 	vault     *vault.Client // nil: leaves come from Consul
 	started   time.Time
+	memory    *proxy.Memory // nil: nobody counts what connections hold
 
 	reload   chan reload
-	sessions atomic.Uint64 // begun so far, over all sidecars
+	upgrades chan upgrade
+	frozen   atomic.Bool   // while there is a successor, registrations are its own
+	charged  chan struct{} // closed when no predecessor is in charge
+
+	announced atomic.Bool   // it was ready, and those who watch it know
+	sessions  atomic.Uint64 // begun so far, over all sidecars
+
+	reloading sync.Mutex // held from the look at files until what they say is in force
 
 	mu       sync.Mutex
 	config   *hcl.Config
@@ -101,6 +122,9 @@ func New(opts Options) (*Agent, error) {
 		watches:  consul.NewWatches(client, opts.Logger.Named("watch")),
 		keys:     jwks.New(jwks.Options{Logger: opts.Logger.Named("jwks")}),
 		reload:   make(chan reload),
+		upgrades: make(chan upgrade),
+		charged:  make(chan struct{}),
+		memory:   newMemory(opts),
 		sidecars: make(map[string]*sidecar),
 	}
 	if cfg.Vault != nil {
@@ -120,48 +144,45 @@ func New(opts Options) (*Agent, error) {
 // what it registered, and returns nil. When ctx ends, it returns as soon as
 // everything is closed.
 func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
-	admin, err := listenAdmin(ctx, a.config.Admin.Address)
+	admin, err := a.listenAdmin(ctx, a.config.Admin.Address)
 	if err != nil {
+		return err
+	}
+	if err := a.opts.Handover.Plan(a.serves()); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
 	sidecars := &supervisor{agent: a, running: make(map[string]func())}
-	group.Go(func() error { return a.consul.Run(ctx) })
-	group.Go(func() error { return a.watches.Run(ctx) })
-	group.Go(func() error { return a.keys.Run(ctx) })
-	registering, stopRegistering := context.WithCancel(ctx)
-	defer stopRegistering()
-	registered := make(chan struct{})
-	group.Go(func() error {
-		defer close(registered)
-		return a.registrar.Run(registering)
-	})
-	group.Go(func() error { return a.serveAdmin(ctx, admin) })
-	for _, l := range a.promised() {
-		group.Go(func() error { return a.keepServing(ctx, l) })
+	e := ending{stop: stop, registered: make(chan struct{}), successor: make(chan *handover.Successor, 1)}
+	var registering, speaking, upgrading context.Context
+	registering, e.stopRegistering = context.WithCancel(ctx)
+	// What speaks for this process to others ends when another one is in charge.
+	speaking, e.stopSpeaking = context.WithCancel(ctx)
+	upgrading, e.stopUpgrading = context.WithCancel(ctx)
+	for _, part := range []func(context.Context) error{a.consul.Run, a.watches.Run, a.keys.Run, a.watchRoom, a.succeed, sidecars.run} {
+		group.Go(func() error { return part(ctx) })
 	}
-	group.Go(func() error { return a.announce(ctx) })
 	if a.vault != nil {
 		group.Go(func() error { return a.vault.Run(ctx) })
 	}
-	group.Go(func() error { return sidecars.run(ctx) })
+	group.Go(func() error {
+		defer close(e.registered)
+		return a.registrar.Run(registering)
+	})
+	group.Go(func() error { return a.serveAdmin(speaking, admin) })
+	for _, l := range a.promised() {
+		group.Go(func() error { return a.keepServing(speaking, l) })
+	}
+	group.Go(func() error { return a.announce(speaking) })
+	group.Go(func() error {
+		e.successor <- a.serveUpgrades(upgrading)
+		return nil
+	})
 	group.Go(func() error {
 		defer cancel()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-stop:
-		}
-		times := a.stopTimes()
-		ctx, cancelStop := times.bound(ctx)
-		defer cancelStop()
-		a.drain(ctx, times)
-		// The registrar would bring back what is deregistered while it runs.
-		stopRegistering()
-		<-registered
-		a.deregister(ctx, times)
+		a.end(ctx, e)
 		return nil
 	})
 	return group.Wait()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/agent/metadata"
 	"github.com/outrider-mesh/outrider/agent/vault"
 	"github.com/outrider-mesh/outrider/hcl"
 )
@@ -33,8 +34,9 @@ func vaultConfig(v hcl.Vault) vault.Config {
 		Token: string(v.Auth.Token), TokenFile: v.Auth.TokenFile,
 		RoleID: v.Auth.RoleID, RoleIDFile: v.Auth.RoleIDFile,
 		SecretID: string(v.Auth.SecretID), SecretIDFile: v.Auth.SecretIDFile,
-		Role: v.Auth.Role, JWTFile: v.Auth.JWTFile,
-	}}
+		Role: v.Auth.Role, JWTFile: v.Auth.JWTFile, CertFile: v.Auth.CertFile, KeyFile: v.Auth.KeyFile,
+		Region: v.Auth.Region, HeaderValue: v.Auth.HeaderValue, ServiceAccount: v.Auth.ServiceAccount, Resource: v.Auth.Resource,
+	}, Machine: machine{metadata.New(0)}}
 	if t := v.TLS; t != nil {
 		cfg.TLS = vault.TLS{CAFile: t.CAFile, CAPath: t.CAPath, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName}
 	}

@@ -33,10 +33,12 @@ type Launch struct {
 	Bootstrap string
 	// Configs are files with consul, vault, log, admin and drain blocks.
 	Configs []string
-	Consul  hcl.Consul // Address, Token, TokenFile, TLS and Login
-	Vault   hcl.Vault  // Address, Auth.Mount, Auth.Role, PKI.Mount and PKI.Role
-	Admin   string
-	Log     hcl.Log
+	// Load reads Configs; nil means [hcl.Load], which asks nothing of this machine.
+	Load   func(paths ...string) (*hcl.Config, error)
+	Consul hcl.Consul // Address, Token, TokenFile, TLS and Login
+	Vault  hcl.Vault  // Address, Auth.Mount, Auth.Role, PKI.Mount and PKI.Role
+	Admin  string
+	Log    hcl.Log
 	// KillTimeout is after how long the process is killed that was asked to
 	// stop; 0 means five seconds under Nomad, as its kill_timeout, and never
 	// elsewhere.
@@ -99,7 +101,11 @@ func (l Launch) Prepare() (*Prepared, error) {
 
 // loadFiles reads the configuration files instead of the environment.
 func (p *Prepared) loadFiles() (*hcl.Config, error) {
-	cfg, err := hcl.Load(p.launch.Configs...)
+	load := p.launch.Load
+	if load == nil {
+		load = hcl.Load
+	}
+	cfg, err := load(p.launch.Configs...)
 	if err != nil {
 		return nil, err
 	}
@@ -180,13 +186,12 @@ func (p *Prepared) checkAddresses() error {
 // and warnings are those of its files. It is not to be modified.
 func (p *Prepared) Config() *hcl.Config { return p.config }
 
-// MemoryLimit is the soft limit of memory in bytes that fits into what Nomad
-// gives the task; 0 for none.
-func (p *Prepared) MemoryLimit() int64 {
+// Memory is what Nomad gives the task, in bytes; 0 when it does not say.
+func (p *Prepared) Memory() int64 {
 	if !p.underTask {
 		return 0
 	}
-	return p.task.MemoryLimit()
+	return p.task.MemoryMB << 20
 }
 
 // Await returns the options to run the sidecar with. Under Nomad it waits, with
@@ -216,6 +221,7 @@ func (p *Prepared) Await(ctx context.Context, log hclog.Logger) (Options, error)
 		p.outsideNomad(&opts, boot)
 		return opts, CheckVault(p.config.Vault)
 	}
+	opts.Tracked = true
 	opts.KillTimeout = cmp.Or(opts.KillTimeout, 5*time.Second)
 	log.Info("running as a task of Nomad", "alloc", p.task.AllocID, "task", p.task.Name, "sidecar", cmp.Or(ref.ProxyID, ref.ServiceID))
 	if err := p.reach(ctx, log, &opts); err != nil {

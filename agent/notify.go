@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -14,6 +15,7 @@ import (
 // A State is what a service manager wants to know.
 type State struct {
 	Ready    bool
+	Main     bool // this process is now the one to watch, not the one that started it
 	Stopping bool
 	Text     string // one line for people
 }
@@ -27,6 +29,9 @@ func Systemd(s State) {
 		text = daemon.SdNotifyStopping
 	case s.Ready:
 		text = daemon.SdNotifyReady
+	}
+	if s.Main {
+		text += "\nMAINPID=" + strconv.Itoa(os.Getpid())
 	}
 	if s.Text != "" {
 		text += "\nSTATUS=" + s.Text
@@ -55,8 +60,20 @@ func (a *Agent) announce(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now, text := a.readiness()
+		if !a.inCharge() {
+			if !now {
+				continue // the predecessor speaks
+			}
+			if err := a.claim(ctx); err != nil {
+				a.log.Debug("not in charge", "error", err)
+				return nil // succeed says so
+			}
+		}
 		if now && !ready || text != last {
-			a.opts.Notify(State{Ready: now && !ready, Text: text})
+			a.opts.Notify(State{Ready: now && !ready, Main: now && !ready && a.opts.Handover.Predecessor(), Text: text})
+		}
+		if now && !a.announced.Swap(true) {
+			a.opts.Handover.Settled()
 		}
 		if now && !ready {
 			tick.Reset(announceEvery(true))

@@ -29,7 +29,7 @@ func (a *Agent) promised() []promisedListener {
 		all = append(all, promisedListener{"readiness", a.opts.Ready, a.readyMux()})
 	}
 	for _, address := range a.opts.Sockets {
-		all = append(all, promisedListener{"the admin API", address, a.adminHandler()})
+		all = append(all, promisedListener{"the admin API", address, a.adminMux()})
 	}
 	return all
 }
@@ -54,7 +54,8 @@ func (a *Agent) keepServing(ctx context.Context, l promisedListener) error {
 }
 
 func (a *Agent) serveOnce(ctx context.Context, l promisedListener) error {
-	listener, err := listenPromised(ctx, l.address)
+	open := func() (net.Listener, error) { return listenPromised(ctx, l.address) }
+	listener, err := a.listen(l.address, 0o600, open)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", l.address, err)
 	}

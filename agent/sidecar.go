@@ -102,12 +102,15 @@ func (s *sidecar) run(ctx context.Context) error {
 	s.leaveMaintenance(ctx, id)
 	ses := &session{
 		sidecar: s, owner: fmt.Sprintf("%s#%d", id, s.agent.sessions.Add(1)),
-		proxy:      proxy.New(proxy.DefaultLimits(), s.log),
+		proxy:      proxy.New(s.agent.proxyLimits(), s.log),
 		snapshots:  make(chan *connect.Snapshot, 1),
 		listening:  make(chan struct{}),
 		registered: make(chan struct{}),
 		moved:      make(chan struct{}, 1),
 		exposing:   make(chan struct{}, 1),
+	}
+	if s.agent.opts.Handover != nil {
+		ses.proxy.ListenThrough(s.agent.opts.Handover)
 	}
 	ses.assembler = assemble.New(assemble.Options{Publish: ses.publish, Want: ses.want, Log: s.log})
 	s.now.Store(ses)
@@ -163,6 +166,13 @@ func (s *session) subscribe() {
 	w := s.agent.watches
 	w.Roots.Reconcile(s.owner, map[struct{}]func(*connect.TrustBundle){{}: s.setBundle})
 	w.Mesh.Reconcile(s.owner, map[struct{}]func(connect.Mesh){{}: s.assembler.SetMesh})
+	s.followRegistration()
+}
+
+// followRegistration asks for the registration, the latest at once.
+func (s *session) followRegistration() {
+	w := s.agent.watches
+	w.Registrations.Reconcile(s.owner, nil)
 	w.Registrations.Reconcile(s.owner, map[string]func(consul.Registration){s.id(): s.setRegistration})
 }
 
@@ -181,6 +191,9 @@ func (s *session) unsubscribe() {
 }
 
 func (s *session) setRegistration(r consul.Registration) {
+	if s.agent.frozen.Load() {
+		return // it is a successor's
+	}
 	for _, warning := range r.Warnings {
 		s.log.Warn(warning)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/agent/handover"
 	"github.com/outrider-mesh/outrider/hcl"
 )
 
@@ -64,18 +65,76 @@ func (a *Agent) stopTimes() stopTimes {
 	return planStop(a.config.Drain, a.opts.KillTimeout)
 }
 
+// An ending is what the end of a process waits for and brings about.
+type ending struct {
+	stop                                         <-chan struct{}          // closes when somebody asks for it
+	successor                                    chan *handover.Successor // one value: another process is in charge; nil: none will be
+	registered                                   chan struct{}            // closes when nothing is registered any more
+	stopRegistering, stopSpeaking, stopUpgrading context.CancelFunc
+}
+
+// end returns when the process has been asked to stop, or replaced, and has done
+// so gently; or when ctx ends.
+func (a *Agent) end(ctx context.Context, e ending) {
+	defer e.stopSpeaking()
+	defer e.stopRegistering()
+	var next *handover.Successor
+	select {
+	case <-ctx.Done():
+		e.stopUpgrading()
+		return
+	case next = <-e.successor:
+		e.stopUpgrading()
+	case <-e.stop:
+		e.stopUpgrading()
+		if next = <-e.successor; next != nil {
+			// Who asked did not know yet that another process is in charge.
+			if err := next.Stop(); err != nil {
+				a.log.Error("could not pass on the stop to the process that is in charge", "pid", next.PID, "error", err)
+			}
+		}
+	}
+	if next != nil {
+		e.stopSpeaking()
+		a.retire(ctx, next)
+		return
+	}
+	if ctx.Err() != nil || !a.inCharge() {
+		return
+	}
+	times := a.stopTimes()
+	ctx, cancel := times.bound(ctx)
+	defer cancel()
+	a.drain(ctx, times)
+	// The registrar would bring back what is deregistered while it runs.
+	e.stopRegistering()
+	<-e.registered
+	a.deregister(ctx, times)
+}
+
 // drain is the order of a gentle end. Its steps are bounded, so that a Consul
 // that does not answer cannot keep the process from ending.
 func (a *Agent) drain(ctx context.Context, times stopTimes) {
-	a.mu.Lock()
-	a.draining = true
-	all := slices.Collect(maps.Values(a.sidecars))
-	a.mu.Unlock()
+	all := a.beginDrain()
 	a.opts.Notify(State{Stopping: true, Text: "draining"})
 	a.log.Info("draining", "propagation", times.propagation, "timeout", times.timeout)
 	if a.failHealth(ctx, all, times) {
 		pause(ctx, times.propagation)
 	}
+	a.drainAll(ctx, all, times)
+}
+
+// beginDrain returns the sidecars that are to be drained.
+func (a *Agent) beginDrain() []*sidecar {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.draining = true
+	return slices.Collect(maps.Values(a.sidecars))
+}
+
+// drainAll returns when the connections of all sidecars have ended, by themselves
+// or at the end of their time.
+func (a *Agent) drainAll(ctx context.Context, all []*sidecar, times stopTimes) {
 	deadline, cancel := context.WithTimeout(ctx, times.timeout)
 	defer cancel()
 	var drains errgroup.Group

@@ -41,6 +41,38 @@ func (a *Agent) Reload(ctx context.Context, cfg *hcl.Config) error {
 	return <-r.done
 }
 
+// ReloadFiles reads the configuration again and makes it that of the running
+// agent, see [Agent.Reload]. After an error, that of a configuration with mistakes
+// among them, the running one stays.
+func (a *Agent) ReloadFiles(ctx context.Context) error {
+	if a.opts.Load == nil {
+		return errors.New("this process has no configuration that could be read again")
+	}
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	if !a.inCharge() {
+		return errors.New("it is not in charge yet; it has just read the configuration")
+	}
+	if a.announced.Load() { // the end of a reload would say that the start is over
+		SystemdReloading()
+		defer SystemdReloaded()
+	}
+	cfg, err := a.opts.Load()
+	if err == nil {
+		err = a.Reload(ctx, cfg)
+	}
+	if _, ok := errors.AsType[*hcl.Error](err); ok {
+		a.log.Error("reload refused: the configuration has errors; the running one stays")
+		return err
+	}
+	if err != nil {
+		a.log.Error("reload refused", "error", err)
+		return err
+	}
+	a.log.Info("reloaded", "services", len(cfg.Services))
+	return nil
+}
+
 // needsRestart names the first block that cannot change while the agent runs.
 func needsRestart(old, next *hcl.Config) error {
 	for _, block := range []struct {
@@ -51,6 +83,7 @@ func needsRestart(old, next *hcl.Config) error {
 		{"consul", old.Consul, next.Consul},
 		{"vault", old.Vault, next.Vault},
 		{"admin", old.Admin, next.Admin},
+		{"limits", old.Limits, next.Limits},
 	} {
 		if !reflect.DeepEqual(block.old, block.next) {
 			return fmt.Errorf("the %s block has changed, which needs a restart: the running configuration stays", block.name)
@@ -81,6 +114,9 @@ func (s *supervisor) apply(ctx context.Context, cfg *hcl.Config) error {
 	err := needsRestart(a.config, cfg)
 	if a.draining {
 		err = errors.New("the agent is draining")
+	}
+	if a.frozen.Load() {
+		err = errors.New("an upgrade is under way, which reads the configuration itself")
 	}
 	if err == nil {
 		a.config = cfg

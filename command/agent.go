@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/outrider-mesh/outrider/agent"
+	"github.com/outrider-mesh/outrider/agent/handover"
 	"github.com/outrider-mesh/outrider/hcl"
 	"github.com/outrider-mesh/outrider/version"
 )
@@ -30,29 +31,79 @@ func runAgent(i invocation) int {
 	if len(paths) == 0 {
 		return i.misuse("agent: no configuration; give -config /etc/outrider.d")
 	}
-	load := func() (*hcl.Config, error) { return hcl.Load(paths...) }
+	sockets, code, ok := i.inherit()
+	if !ok {
+		return code
+	}
+	loader := agent.NewLoader(paths...)
+	load := func() (*hcl.Config, error) { return loader.Load(context.Background()) }
 	cfg, code, ok := i.load(load)
 	if !ok {
+		sockets.Fail("its configuration has mistakes, which \"outrider validate\" names")
 		return code
 	}
 	if len(cfg.Services) == 0 {
 		return i.fail("agent: %s holds no service stanza, so there is nothing to run; add one, or run \"outrider sidecar\" for a registration that exists", paths.String())
 	}
-	prepare := func(context.Context, hclog.Logger) (agent.Options, error) { return agent.Options{Config: cfg}, nil }
-	return i.serve(newLogger(cfg.Log, i.stderr), prepare, load)
+	prepare := func(context.Context, hclog.Logger) (agent.Options, error) {
+		return agent.Options{Config: cfg, Load: i.shown(load)}, nil
+	}
+	return i.serve(sockets, newLogger(cfg.Log, i.stderr), inRoom(0, prepare))
+}
+
+// shown prints what is wrong with what load reads, or warned of, for the journal.
+func (i invocation) shown(load func() (*hcl.Config, error)) func() (*hcl.Config, error) {
+	return func() (*hcl.Config, error) {
+		cfg, err := load()
+		if mistakes, ok := errors.AsType[*hcl.Error](err); ok {
+			i.printDiagnostics(mistakes)
+		}
+		if err == nil && cfg.Warnings != nil {
+			i.printDiagnostics(cfg.Warnings)
+		}
+		return cfg, err
+	}
+}
+
+// inherit takes over what a predecessor left. The process must not go on when ok
+// is false.
+func (i invocation) inherit() (sockets *handover.Sockets, code int, ok bool) {
+	sockets, err := handover.Inherit(context.Background())
+	switch {
+	case errors.Is(err, handover.ErrBorne):
+		return nil, exitOK, false
+	case err != nil:
+		return nil, i.fail("%v", err), false
+	}
+	return sockets, exitOK, true
 }
 
 // load prints what is wrong with a configuration, or what it is warned of.
 func (i invocation) load(load func() (*hcl.Config, error)) (cfg *hcl.Config, code int, ok bool) {
 	cfg, err := load()
-	if err != nil {
-		i.printConfigError(err)
+	if diagnostics, ok := errors.AsType[*hcl.Error](err); ok {
+		i.printDiagnostics(diagnostics)
 		return nil, exitFailed, false
 	}
+	if err != nil {
+		return nil, i.fail("%v", err), false
+	}
 	if cfg.Warnings != nil {
-		_ = cfg.Warnings.Write(i.stderr, terminalWidth, colored(i.stderr))
+		i.printDiagnostics(cfg.Warnings)
 	}
 	return cfg, exitOK, true
+}
+
+// printDiagnostics shows lines and marks to a person at a terminal, and one line
+// for each problem to a journal, which would tear the others apart.
+func (i invocation) printDiagnostics(e *hcl.Error) {
+	if terminal(i.stderr) {
+		_ = e.Write(i.stderr, terminalWidth, colored(i.stderr))
+		return
+	}
+	for _, line := range e.Lines() {
+		i.fail("%s", line)
+	}
 }
 
 const terminalWidth = 100
@@ -66,21 +117,25 @@ func (i invocation) printConfigError(err error) {
 }
 
 // colored reports whether w is a terminal whose user has not opted out.
-func colored(w io.Writer) bool {
+func colored(w io.Writer) bool { return os.Getenv("NO_COLOR") == "" && terminal(w) }
+
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok || os.Getenv("NO_COLOR") != "" {
+	if !ok {
 		return false
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// serve runs an agent under the signals of a service: SIGHUP reloads, SIGTERM
-// and SIGINT drain, and the second of them ends at once. prepare may wait for
-// what the agent needs; a signal ends that too. reload may be nil.
-func (i invocation) serve(log hclog.Logger, prepare func(context.Context, hclog.Logger) (agent.Options, error), reload func() (*hcl.Config, error)) int {
+// serve runs an agent under the signals of a service: SIGHUP reloads, SIGUSR2 has
+// the program on disk take over, SIGTERM and SIGINT drain, and the second of them
+// ends at once. prepare may wait for what the agent needs; a signal ends that
+// too.
+func (i invocation) serve(sockets *handover.Sockets, log hclog.Logger, prepare func(context.Context, hclog.Logger) (agent.Options, error)) int {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -89,14 +144,16 @@ func (i invocation) serve(log hclog.Logger, prepare func(context.Context, hclog.
 		return exitOK
 	}
 	if err != nil {
+		sockets.Fail(err.Error())
 		return i.fail("%v", err)
 	}
-	opts.Logger, opts.Version = log, version.String()
+	opts.Logger, opts.Version, opts.Handover = log, version.String(), sockets
 	if opts.Notify == nil {
 		opts.Notify = agent.Systemd
 	}
 	a, err := agent.New(opts)
 	if err != nil {
+		sockets.Fail(err.Error())
 		return i.fail("%v", err)
 	}
 	stop := make(chan struct{})
@@ -107,14 +164,16 @@ func (i invocation) serve(log hclog.Logger, prepare func(context.Context, hclog.
 		select {
 		case err := <-ended:
 			if err != nil {
+				sockets.Fail(err.Error())
 				return i.fail("%v", err)
 			}
 			return exitOK
 		case s := <-signals:
 			switch {
-			case s == syscall.SIGHUP && reload != nil:
-				i.reload(ctx, a, reload, log)
 			case s == syscall.SIGHUP:
+				_ = a.ReloadFiles(ctx) // the log says what came of it
+			case s == syscall.SIGUSR2:
+				a.Replace()
 			case stopping:
 				log.Warn("second signal: ending at once")
 				cancel()
@@ -149,29 +208,12 @@ func await(ctx context.Context, signals <-chan os.Signal, prepare func(context.C
 			}
 			return opts, err
 		case s := <-signals:
-			if s != syscall.SIGHUP {
+			if s != syscall.SIGHUP && s != syscall.SIGUSR2 {
 				stopped = true
 				cancel()
 			}
 		}
 	}
-}
-
-// reload keeps the running configuration when the new one is no good, and says
-// so.
-func (i invocation) reload(ctx context.Context, a *agent.Agent, load func() (*hcl.Config, error), log hclog.Logger) {
-	agent.SystemdReloading()
-	defer agent.SystemdReloaded()
-	cfg, _, ok := i.load(load)
-	if !ok {
-		log.Error("reload refused: the configuration has errors; the running one stays")
-		return
-	}
-	if err := a.Reload(ctx, cfg); err != nil {
-		log.Error("reload refused", "error", err)
-		return
-	}
-	log.Info("reloaded", "services", len(cfg.Services))
 }
 
 func newLogger(cfg hcl.Log, w io.Writer) hclog.Logger {

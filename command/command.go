@@ -26,6 +26,9 @@ type invocation struct {
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
+
+	// visit, where it is set, is shown the flags instead of the work being done.
+	visit func(*flag.FlagSet)
 }
 
 // subcommand is one row of the table of commands.
@@ -40,9 +43,11 @@ func commands() []subcommand {
 		{"sidecar", "[-sidecar-for ID | -proxy-id ID]", "run one sidecar that is registered by somebody else, such as Nomad", runSidecar},
 		{"wait", "[-timeout TIME] [-addr ADDRESS]", "wait until a sidecar is ready", runWait},
 		{"dev", "[-once]", "show a mesh in one process, with a tour of what it does", runDev},
-		{"validate", "[-json] PATH...", "check configuration files", runValidate},
+		{"validate", "[-json] [-machine] PATH...", "check configuration files", runValidate},
 		{"fmt", "[-check] [FILE...]", "rewrite configuration files in canonical form", runFmt},
 		{"job", "inject [FLAGS] FILE|-", "put sidecar tasks into a Nomad job, print it or run it", runJob},
+		{"reload", "[-admin ADDRESS]", "have the running agent take up its configuration anew", runReload},
+		{"upgrade", "[-admin ADDRESS]", "have the program on disk take over from the running agent", runUpgrade},
 		{"status", "[-json] [-alloc ID]", "show what this host serves, Nomad's sidecars too", runStatus},
 		{"doctor", "[-json] [-config PATH...]", "look for what keeps a sidecar from working here", runDoctor},
 		{"version", "[-json]", "print the version", runVersion},
@@ -64,11 +69,11 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		args[0] = "version"
 	}
 	if strings.HasPrefix(args[0], "-") {
-		return runEnvoy(invocation{args, stdin, stdout, stderr})
+		return runEnvoy(invocation{args: args, stdin: stdin, stdout: stdout, stderr: stderr})
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {
-			return c.run(invocation{args[1:], stdin, stdout, stderr})
+			return c.run(invocation{args: args[1:], stdin: stdin, stdout: stdout, stderr: stderr})
 		}
 	}
 	_, _ = fmt.Fprintf(stderr, "outrider: there is no command %q; run \"outrider help\" for the list\n", args[0])
@@ -99,6 +104,10 @@ func (i invocation) flags(name, usage string) *flag.FlagSet {
 
 // parse reports false with the exit code when the command must not go on.
 func (i invocation) parse(fs *flag.FlagSet) (code int, ok bool) {
+	if i.visit != nil {
+		i.visit(fs)
+		return exitOK, false
+	}
 	err := fs.Parse(i.args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -33,7 +33,7 @@ func runDoctor(i invocation) int {
 	}
 	cfg, code, ok := i.load(func() (*hcl.Config, error) {
 		if len(configs) > 0 {
-			return hcl.Load(configs...)
+			return agent.NewLoader(configs...).Load(context.Background())
 		}
 		return agent.EnvironmentConfig()
 	})

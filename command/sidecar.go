@@ -4,11 +4,11 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/outrider-mesh/outrider/agent"
@@ -122,6 +122,13 @@ func setKillTimeout(l *agent.Launch) error {
 
 // launch runs one sidecar, when what it needs is there.
 func (i invocation) launch(command string, l agent.Launch) int {
+	sockets, code, ok := i.inherit()
+	if !ok {
+		return code
+	}
+	l.Load = func(paths ...string) (*hcl.Config, error) {
+		return agent.NewLoader(paths...).Load(context.Background())
+	}
 	prepared, err := l.Prepare()
 	if errors.Is(err, agent.ErrWhose) {
 		return i.misuse("%s: %v", command, err)
@@ -133,10 +140,8 @@ func (i invocation) launch(command string, l agent.Launch) int {
 		return prepared.Config(), nil
 	})
 	if !ok {
+		sockets.Fail("its configuration has mistakes")
 		return code
 	}
-	if limit := prepared.MemoryLimit(); limit > 0 && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(limit)
-	}
-	return i.serve(newLogger(cfg.Log, i.stderr), prepared.Await, nil)
+	return i.serve(sockets, newLogger(cfg.Log, i.stderr), inRoom(prepared.Memory(), prepared.Await))
 }

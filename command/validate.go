@@ -5,6 +5,7 @@ package command
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,19 +14,27 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/outrider-mesh/outrider/agent"
 	"github.com/outrider-mesh/outrider/hcl"
 )
 
 func runValidate(i invocation) int {
-	fs := i.flags("validate", "[-json] PATH...")
+	fs := i.flags("validate", "[-json] [-machine] PATH...")
 	asJSON := fs.Bool("json", false, "print diagnostics as JSON")
+	here := fs.Bool("machine", false, "ask this machine for its addresses, its name and its metadata, and look for the files with secrets, as the agent does; else that is left to the first boot")
 	if code, ok := i.parse(fs); !ok {
 		return code
 	}
 	if fs.NArg() == 0 {
 		return i.misuse("validate: no path; give a file or a directory, such as /etc/outrider.d")
 	}
-	cfg, err := hcl.Load(fs.Args()...)
+	load := hcl.Load
+	if *here {
+		load = func(paths ...string) (*hcl.Config, error) {
+			return agent.NewLoader(paths...).Load(context.Background())
+		}
+	}
+	cfg, err := load(fs.Args()...)
 	var found *hcl.Error
 	switch {
 	case errors.As(err, &found):

@@ -41,6 +41,9 @@ type Service struct {
 
 	LocalConnectTimeout   time.Duration // to the application; 5 s unless configured
 	MaxInboundConnections int           // 0 means the proxy's own limit
+	// MaxMemory is how many bytes connections and requests of the service may
+	// hold (our own proxy config key, outrider_memory_mb); 0 means the proxy's share.
+	MaxMemory int64
 
 	// The rest is for HTTP only.
 

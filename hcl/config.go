@@ -18,6 +18,7 @@ type Config struct {
 	Admin     Admin
 	Telemetry *Telemetry // nil when absent; has no effect in this version
 	Drain     Drain
+	Limits    Limits    `json:",omitzero"`
 	Services  []Service // in the order of the files
 
 	// Warnings are the diagnostics that did not prevent the load; nil when
@@ -99,7 +100,7 @@ type Vault struct {
 // Auth says how the agent logs in to Vault. Fields that do not belong to Method
 // are empty.
 type Auth struct {
-	Method string // token, approle, jwt
+	Method string // token, approle, jwt, cert, aws, gcp, azure
 	Mount  string // path of the auth method, without "auth/"; unused by token
 
 	Token     Secret // token: this or TokenFile
@@ -110,8 +111,18 @@ type Auth struct {
 	SecretID     Secret // approle: this or SecretIDFile
 	SecretIDFile string
 
-	Role    string // jwt: the role to log in with
+	// Role is the role to log in with: of jwt, aws, gcp and azure. For cert it is
+	// the name of the certificate role, and "" lets Vault find it.
+	Role    string
 	JWTFile string // jwt: file with the JWT, read at each login; token_file in HCL
+
+	CertFile string // cert: PEM, with KeyFile; "" means that of TLS
+	KeyFile  string
+
+	Region         string // aws: of the STS that Vault asks; "" means the global one
+	HeaderValue    string // aws: Vault's iam_server_id_header_value; "" sends none
+	ServiceAccount string // gcp: "" means the default one of the machine
+	Resource       string // azure: what the token is for
 }
 
 // servicePlaceholder is what ${service} becomes in a PKI role or mount.

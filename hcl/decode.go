@@ -3,13 +3,6 @@
 
 package hcl
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/hashicorp/hcl/v2"
-)
-
 // config decodes everything. Absent blocks are decoded too, as empty ones, so
 // that their defaults come from the same table.
 func (d *decoder) config() *Config {
@@ -31,6 +24,8 @@ func (d *decoder) config() *Config {
 	}
 	drain, _ := s.block("drain")
 	d.drain(drain, &cfg.Drain)
+	limits, _ := s.block("limits")
+	d.limits(limits, &cfg.Limits)
 	for _, o := range s.blocks("service") {
 		cfg.Services = append(cfg.Services, d.service(o))
 	}
@@ -50,7 +45,7 @@ func (d *decoder) log(o *object, log *Log) {
 
 func (d *decoder) consul(o *object, consul *Consul) {
 	s := d.scope(o)
-	s.str("address", &consul.Address)
+	s.address("address", &consul.Address)
 	s.secret("token", &consul.Token)
 	s.str("token_file", &consul.TokenFile)
 	s.str("datacenter", &consul.Datacenter)
@@ -123,64 +118,6 @@ func (d *decoder) vault(o *object, vault *Vault) {
 	s.end()
 }
 
-// auth decodes the login: a block with the method as its label, or an object
-// with the method as its only name.
-func (d *decoder) auth(outer *scope, auth *Auth) {
-	fields := outer.take("auth")
-	path := outer.path("auth")
-	var first *hcl.Range
-	for _, f := range fields {
-		head := f.value()
-		if first != nil {
-			d.err(head, "Second login to Vault", fmt.Sprintf("The first one is at %s. Keep one of the two.", where(*first)))
-			continue
-		}
-		first = &head
-		d.pos[path] = place{at: head}
-		if f.block == nil || len(f.block.Labels) != 1 {
-			d.bad(path, head, "The login needs its method",
-				`Write the method as the one label of the block: auth "approle" { … }, auth "jwt" { … } or auth "token" { … }.`)
-			continue
-		}
-		auth.Method = f.block.Labels[0]
-		d.pos[path+".method"] = place{at: f.block.LabelRanges[0]}
-		d.login(&object{path: path, def: head, fields: bodyFields(f.block.Body)}, auth)
-	}
-}
-
-func (d *decoder) login(o *object, auth *Auth) {
-	s := d.scope(o)
-	if !knownMethod(auth.Method) {
-		return // its names are not ours to judge; validation reports the method
-	}
-	s.str("mount", &auth.Mount)
-	if auth.Mount == "" && auth.Method != "token" {
-		auth.Mount = auth.Method
-	}
-	auth.Mount = strings.Trim(strings.TrimPrefix(auth.Mount, "auth/"), "/")
-	switch auth.Method {
-	case "token":
-		s.secret("token", &auth.Token)
-		s.str("token_file", &auth.TokenFile)
-	case "approle":
-		s.str("role_id", &auth.RoleID)
-		s.str("role_id_file", &auth.RoleIDFile)
-		s.secret("secret_id", &auth.SecretID)
-		s.str("secret_id_file", &auth.SecretIDFile)
-	case "jwt":
-		s.str("role", &auth.Role)
-		s.str("token_file", &auth.JWTFile)
-		const why = `A JWT expires, so it is read from its file at each login: token_file = "…".`
-		s.refuse("%q is not accepted here", []refusal{{"token", why}, {"jwt", why}})
-	}
-	s.end()
-}
-
-// knownMethod reports whether a login method is supported.
-func knownMethod(method string) bool {
-	return method == "token" || method == "approle" || method == "jwt"
-}
-
 func (d *decoder) admin(o *object, admin *Admin) {
 	s := d.scope(o)
 	s.str("address", &admin.Address)
@@ -189,7 +126,7 @@ func (d *decoder) admin(o *object, admin *Admin) {
 
 func (d *decoder) telemetry(o *object, telemetry *Telemetry) {
 	s := d.scope(o)
-	s.str("prometheus_address", &telemetry.PrometheusAddress)
+	s.address("prometheus_address", &telemetry.PrometheusAddress)
 	s.str("otlp_endpoint", &telemetry.OTLPEndpoint)
 	s.end()
 }

@@ -15,7 +15,7 @@ func (d *decoder) service(o *object) Service {
 	if svc.ID == "" {
 		svc.ID = svc.Name
 	}
-	s.str("address", &svc.Address)
+	s.address("address", &svc.Address)
 	s.port("port", &svc.Port)
 	s.str("socket_path", &svc.SocketPath)
 	s.secret("token", &svc.Token)
@@ -92,7 +92,7 @@ func (d *decoder) sidecar(o *object, svc *Service) *SidecarService {
 	sidecar := &SidecarService{}
 	s := d.scope(o)
 	s.str("name", &sidecar.Name)
-	s.str("address", &sidecar.Address)
+	s.address("address", &sidecar.Address)
 	s.port("port", &sidecar.Port)
 	s.list("tags", &sidecar.Tags)
 	s.strMap("meta", &sidecar.Meta)
@@ -121,7 +121,7 @@ func (d *decoder) sidecar(o *object, svc *Service) *SidecarService {
 func (d *decoder) proxy(o *object, svc *Service) Proxy {
 	var p Proxy
 	s := d.scope(o)
-	s.str("local_service_address", &p.LocalServiceAddress)
+	s.address("local_service_address", &p.LocalServiceAddress)
 	s.port("local_service_port", &p.LocalServicePort)
 	s.str("local_service_socket_path", &p.LocalServiceSocketPath)
 	if p.LocalServiceSocketPath == "" && p.LocalServicePort == 0 {
@@ -184,7 +184,7 @@ func (d *decoder) upstream(o *object) Upstream {
 	s.str("destination_partition", &u.DestinationPartition)
 	s.str("destination_peer", &u.DestinationPeer)
 	s.str("datacenter", &u.Datacenter)
-	s.str("local_bind_address", &u.LocalBindAddress)
+	s.address("local_bind_address", &u.LocalBindAddress)
 	s.port("local_bind_port", &u.LocalBindPort)
 	s.str("local_bind_socket_path", &u.LocalBindSocketPath)
 	s.str("local_bind_socket_mode", &u.LocalBindSocketMode)

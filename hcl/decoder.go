@@ -22,16 +22,18 @@ type decoder struct {
 	literal  map[string]bool // paths whose value stands in the file itself
 	diags    hcl.Diagnostics
 
+	machine    machine
 	templates  bool // ${service} is allowed in what is being evaluated
 	incomplete bool // a file could not be parsed, so absence means nothing
 }
 
-func newDecoder(sources []*source) *decoder {
+func newDecoder(sources []*source, opts Options) *decoder {
 	d := &decoder{
 		contexts: map[string]*hcl.EvalContext{},
 		defaults: defaultValues(),
 		pos:      positions{},
 		literal:  map[string]bool{},
+		machine:  machine{metadata: opts.Metadata, known: map[string]cty.Value{}, open: map[string]string{}},
 	}
 	for _, s := range sources {
 		d.diags = append(d.diags, s.diags...)

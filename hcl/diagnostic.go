@@ -63,15 +63,33 @@ type Snippet struct {
 
 // Error returns the first problem on one line and how many there are besides.
 func (e *Error) Error() string {
-	d := e.first()
+	text := e.first().line()
+	if others := len(e.report.Diagnostics) - 1; others > 0 {
+		text += fmt.Sprintf(" (and %d more)", others)
+	}
+	return text
+}
+
+// Lines returns each problem on one line, warnings as such, for logs. The slice
+// belongs to the caller.
+func (e *Error) Lines() []string {
+	var lines []string
+	for _, d := range e.report.Diagnostics {
+		if d.Severity == "warning" {
+			d.Summary = "Warning: " + d.Summary
+		}
+		lines = append(lines, d.line())
+	}
+	return lines
+}
+
+// line is a problem on one line: place, what, remedy.
+func (d Diagnostic) line() string {
 	text := strings.ToLower(d.Summary[:1]) + d.Summary[1:] + ": " + d.Detail
 	if d.Range != nil {
 		text = fmt.Sprintf("%s:%d: %s", d.Range.Filename, d.Range.Start.Line, text)
 	}
-	if others := len(e.report.Diagnostics) - 1; others > 0 {
-		text += fmt.Sprintf(" (and %d more)", others)
-	}
-	return strings.ReplaceAll(text, "\n", " ")
+	return plain(strings.ReplaceAll(text, "\n", " "))
 }
 
 // first is the first error, or the first warning when there are only such.

@@ -8,9 +8,9 @@
 package hcl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,10 +32,28 @@ const (
 // begin with a dot, and does not descend. All files together form one
 // configuration, so a block that may occur once may occur once in all of them.
 //
+// What only the machine knows that runs the agent is left open, with a warning;
+// see [Options] to ask this machine.
+//
 // The error is an [*Error] when the content is at fault; it then holds every
 // problem of every file, warnings included. Other errors say which path could
-// not be read. Warnings of a valid configuration are in Config.Warnings.
-func Load(paths ...string) (*Config, error) {
+// not be read, or that everybody may write to it. Warnings of a valid
+// configuration are in Config.Warnings.
+func Load(paths ...string) (*Config, error) { return Options{}.Load(paths...) }
+
+// Options say for whom a configuration is loaded.
+type Options struct {
+	// Metadata returns a value of the cloud's metadata by its name: instance_id,
+	// region, tags.Name and the like. It is called for names that the
+	// configuration has, once for each. A function means that this machine runs
+	// the agent: its addresses and its name are filled in, and secrets must be in
+	// their files. nil means that another machine will, for which this one only
+	// checks.
+	Metadata func(name string) (string, error)
+}
+
+// Load is the function [Load] with options.
+func (o Options) Load(paths ...string) (*Config, error) {
 	files, err := expand(paths)
 	if err != nil {
 		return nil, err
@@ -44,26 +62,27 @@ func Load(paths ...string) (*Config, error) {
 	for _, name := range files {
 		text, err := readLimited(name)
 		if err != nil {
-			return nil, fmt.Errorf("read configuration file %q: %w", name, err)
+			return nil, fmt.Errorf("read configuration file %q: %w%s", name, reason(err), permissionRemedy(err))
 		}
 		sources = append(sources, newSource(name, text))
 	}
-	return load(sources)
+	return o.load(sources)
 }
 
 // Parse reads the configuration from one source, for tests and for callers that
 // hold the text already. The name appears in diagnostics, and file("…") resolves
 // relative paths against its directory. The error is always an [*Error].
 func Parse(filename string, src []byte) (*Config, error) {
-	return load([]*source{newSource(filename, src)})
+	return Options{}.load([]*source{newSource(filename, src)})
 }
 
 // load decodes and validates the sources as one configuration.
-func load(sources []*source) (*Config, error) {
-	d := newDecoder(sources)
+func (o Options) load(sources []*source) (*Config, error) {
+	d := newDecoder(sources, o)
 	cfg := d.config()
 	v := &validator{cfg: cfg, pos: d.pos, literal: d.literal}
 	v.all()
+	v.files(o.Metadata != nil)
 	if len(cfg.Services) == 0 && !d.incomplete {
 		v.warn("", "No service is configured",
 			`Outrider has nothing to do until a "service" block exists. Add a file with one to the configuration directory and reload.`)
@@ -95,7 +114,7 @@ func expand(paths []string) ([]string, error) {
 	for _, path := range paths {
 		info, err := os.Stat(path)
 		if err != nil {
-			return nil, fmt.Errorf("load configuration: %w; check the path", err)
+			return nil, fmt.Errorf("load configuration: %w%s", err, cmp.Or(permissionRemedy(err), "; check the path"))
 		}
 		if !info.IsDir() {
 			add(path)
@@ -103,6 +122,9 @@ func expand(paths []string) ([]string, error) {
 		}
 		entries, err := os.ReadDir(path) // sorted by name
 		if err != nil {
+			return nil, fmt.Errorf("list configuration directory %q: %w%s", path, reason(err), permissionRemedy(err))
+		}
+		if err := onlyTrusted(path, info); err != nil {
 			return nil, fmt.Errorf("list configuration directory %q: %w", path, err)
 		}
 		for _, entry := range entries {
@@ -116,29 +138,4 @@ func expand(paths []string) ([]string, error) {
 		return nil, fmt.Errorf("load configuration: %d files, more than the limit of %d; merge some of them", len(files), maxFiles)
 	}
 	return files, nil
-}
-
-// readLimited reads a regular file up to maxFileSize bytes. Pipes and devices
-// are refused because reading them may never end.
-func readLimited(name string) (_ []byte, err error) {
-	info, err := os.Stat(name) //nolint:gosec // the paths are the choice of who runs the command
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
-	}
-	f, err := os.Open(name) //nolint:gosec // as above
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	text, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxFileSize {
-		return nil, fmt.Errorf("larger than the limit of %d bytes; split it or check the path", maxFileSize)
-	}
-	return text, nil
 }

@@ -65,6 +65,10 @@ func (s *scope) headers(name string, into *map[string][]string) {
 // it, or a bare address as Nomad does.
 func (s *scope) addresses(name string, into *map[string]TaggedAddress) {
 	*into = convertMap(s, name, s.values(name), notNull(asAddress))
+	for key, tagged := range *into {
+		tagged.Address = s.d.expand(s.path(name)+"."+key, tagged.Address)
+		(*into)[key] = tagged
+	}
 }
 
 func asAddress(v cty.Value) (TaggedAddress, error) {
@@ -107,6 +111,10 @@ func notNull[T any](conv func(cty.Value) (T, error)) func(cty.Value) (T, error) 
 // free decodes Consul's opaque configuration.
 func (s *scope) free(name string, into *map[string]any) {
 	*into = convertMap(s, name, s.values(name), asAny)
+	const bind = "bind_address"
+	if address, ok := (*into)[bind].(string); ok {
+		(*into)[bind] = s.d.expand(s.path(name)+"."+bind, address)
+	}
 }
 
 // convertMap converts the values of a map and reports those that do not fit.

@@ -36,6 +36,7 @@ func (v *validator) all() {
 	if v.cfg.Telemetry != nil {
 		v.telemetry(v.cfg.Telemetry)
 	}
+	v.limits()
 	v.services()
 	v.listeners()
 }
@@ -153,59 +154,16 @@ func (v *validator) login(login Login) {
 	}
 }
 
-func (v *validator) vault(vault *Vault) {
-	const remedy = `Write the URL of the server: address = "https://vault.service.consul:8200".`
-	v.tls("vault.tls", vault.TLS)
-	if !v.broken("vault.address") {
-		v.url("vault.address", vault.Address, vault.TLS, "Vault", remedy)
-	}
-	v.auth(vault.Auth)
-	if vault.PKI.Role == "" && !v.broken("vault.pki.role") {
-		v.err("vault.pki.role", "No PKI role", `Name the role that signs the leaves: pki { role = "mesh-${service}" }. ${service} stands for the name of each service.`)
-	}
-	for path, value := range map[string]string{"vault.pki.role": vault.PKI.Role, "vault.pki.mount": vault.PKI.Mount} {
-		if strings.Contains(value, "..") || strings.ContainsAny(value, "?#%\\ ") || strings.HasSuffix(path, "role") && strings.Contains(value, "/") {
-			v.err(path, "Not a path in Vault", "Write the name as Vault shows it, without .., spaces or URL characters.")
-		}
-	}
-	if vault.PKI.TTL <= 0 && !v.broken("vault.pki.ttl") {
-		v.err("vault.pki.ttl", "The leaf has no lifetime", `Write a duration above zero: ttl = "24h".`)
-	}
-}
-
-func (v *validator) auth(auth Auth) {
-	switch {
-	case v.broken("vault.auth"):
-	case !v.given("vault.auth"):
-		v.err("vault", "No login to Vault", `Add a block with the method as its label: auth "approle" { … }. The methods are token, approle and jwt.`)
-	case auth.Method == "token":
-		v.exactlyOne("vault.auth", "token", "token_file")
-		v.inline("vault.auth.token", auth.Token, `Put it into a file of its own, and name that: token_file = "…".`)
-	case auth.Method == "approle":
-		v.exactlyOne("vault.auth", "role_id", "role_id_file")
-		v.exactlyOne("vault.auth", "secret_id", "secret_id_file")
-		v.inline("vault.auth.secret_id", auth.SecretID, `Put it into a file of its own, and name that: secret_id_file = "…".`)
-	case auth.Method == "jwt":
-		if auth.Role == "" && !v.broken("vault.auth.role") {
-			v.err("vault.auth.role", "No role to log in with", `Name the role of the JWT auth method: role = "…".`)
-		}
-		if auth.JWTFile == "" && !v.broken("vault.auth.token_file") {
-			v.err("vault.auth.token_file", "No JWT to log in with", `Name the file that holds it: token_file = "…". A Nomad task finds its own below secrets/.`)
-		}
-	case slices.Contains([]string{"cert", "aws", "gcp", "azure", "kubernetes", "ldap", "userpass", "github"}, auth.Method):
-		v.err("vault.auth.method", fmt.Sprintf("Login %q is not supported", auth.Method), "This version logs in with token, approle or jwt.")
-	default:
-		detail := "The methods are token, approle and jwt."
-		if near := suggest(auth.Method, []string{"token", "approle", "jwt"}); near != "" {
-			detail = fmt.Sprintf("Did you mean %q? %s", near, detail)
-		}
-		v.err("vault.auth.method", fmt.Sprintf("Unknown login %q", auth.Method), detail)
-	}
-}
-
 // tls checks that a client certificate comes with its key.
 func (v *validator) tls(path string, tls *TLS) {
-	if tls != nil && (tls.CertFile == "") != (tls.KeyFile == "") && !v.broken(path+".cert_file") && !v.broken(path+".key_file") {
+	if tls != nil {
+		v.pair(path, tls.CertFile, tls.KeyFile)
+	}
+}
+
+// pair checks that a certificate comes with its key.
+func (v *validator) pair(path, cert, key string) {
+	if (cert == "") != (key == "") && !v.broken(path+".cert_file") && !v.broken(path+".key_file") {
 		v.err(path, "Half a client certificate", "cert_file and key_file are used together. Write both or neither.")
 	}
 }

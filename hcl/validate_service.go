@@ -25,7 +25,7 @@ func (v *validator) services() {
 	for i, svc := range v.cfg.Services {
 		path := servicePath(i)
 		v.service(path, svc)
-		if svc.ID == "" {
+		if svc.ID == "" || v.broken(path+".id") {
 			continue
 		}
 		id := strings.ToLower(svc.ID)

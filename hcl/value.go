@@ -94,12 +94,9 @@ func (d *decoder) eval(path string, expr hclsyntax.Expression) (cty.Value, bool)
 	if d.templates {
 		ctx = templateContext(ctx)
 	}
-	for _, traversal := range expr.Variables() {
-		if _, ok := ctx.Variables[traversal.RootName()]; !ok {
-			d.bad(path, traversal[0].SourceRange(), fmt.Sprintf("Unknown word %q", traversal.RootName()),
-				`A configuration has no variables. Write text in quotes, or use env("NAME") or file("path"); ${service} is known in vault.pki only.`)
-			return cty.NilVal, false
-		}
+	ctx, ofMachine, ok := d.words(path, expr, ctx)
+	if !ok {
+		return cty.NilVal, false
 	}
 	called, ok := d.onlyKnownCalls(path, expr)
 	if !ok {
@@ -111,8 +108,13 @@ func (d *decoder) eval(path string, expr hclsyntax.Expression) (cty.Value, bool)
 		d.diags = append(d.diags, diags...)
 		return cty.NilVal, false
 	}
-	d.literal[path] = !called
-	return value, value.IsWhollyKnown()
+	d.literal[path] = !called && !ofMachine
+	if !value.IsWhollyKnown() {
+		// Nothing is wrong with it, and nothing can be said of it.
+		d.pos[path] = place{at: expr.Range(), bad: true}
+		return cty.NilVal, false
+	}
+	return value, true
 }
 
 // onlyKnownCalls reports loops, which grow without bounds from a small text, and
@@ -121,7 +123,7 @@ func (d *decoder) eval(path string, expr hclsyntax.Expression) (cty.Value, bool)
 func (d *decoder) onlyKnownCalls(path string, expr hclsyntax.Expression) (called, ok bool) {
 	ok = true
 	_ = hclsyntax.VisitAll(expr, func(n hclsyntax.Node) hcl.Diagnostics {
-		const remedy = `Expressions have env("NAME"), env("NAME", "default") and file("path") only.`
+		const remedy = `The functions are env("NAME"), env("NAME", "default") and file("path").`
 		switch n := n.(type) {
 		case *hclsyntax.ForExpr, *hclsyntax.SplatExpr:
 			d.bad(path, n.Range(), "Loops are not supported", "Spell the values out. "+remedy)

@@ -61,7 +61,20 @@ type outrider struct {
 	cmd     *exec.Cmd
 	admin   string // path of the admin socket
 	log     *lockedBuffer
+	output  string // file that it and its successors write to, instead of log, unless empty
 	done    chan struct{}
+}
+
+// text is what it wrote.
+func (o *outrider) text() string {
+	if o.output == "" {
+		return o.log.String()
+	}
+	text, err := os.ReadFile(o.output)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 type lockedBuffer struct {
@@ -117,6 +130,15 @@ func (o *outrider) runWith(t *testing.T, env []string, args ...string) {
 	o.cmd = exec.Command(cmp.Or(o.program, binary), args...)
 	o.cmd.Env = env
 	o.cmd.Stdout, o.cmd.Stderr = o.log, o.log
+	if o.output != "" {
+		// A process that waits for a pipe waits for everybody who writes to it.
+		f, err := os.OpenFile(o.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		o.cmd.Stdout, o.cmd.Stderr = f, f
+	}
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := o.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -127,7 +149,7 @@ func (o *outrider) runWith(t *testing.T, env []string, args ...string) {
 	}()
 	t.Cleanup(func() {
 		o.end(t)
-		if text := o.log.String(); t.Failed() {
+		if text := o.text(); t.Failed() {
 			t.Logf("log of outrider:\n%s", text)
 		} else if strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic") {
 			t.Errorf("outrider raced or panicked:\n%s", text)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -99,7 +100,7 @@ type sidecarCheck struct {
 }
 
 // sidecarCheck returns one of the default checks of a sidecar as its agent knows
-// it, the zero value when there is none of this name and type.
+// it, the zero value when there is none whose name begins so, of this type.
 func (c *Client) sidecarCheck(ctx context.Context, proxyID, name, kind string) (sidecarCheck, error) {
 	var all map[string]sidecarCheck
 	doing := fmt.Sprintf("read the checks of %q", proxyID)
@@ -108,7 +109,7 @@ func (c *Client) sidecarCheck(ctx context.Context, proxyID, name, kind string) (
 		return sidecarCheck{}, err
 	}
 	for _, check := range all {
-		if check.ServiceID == proxyID && check.Name == name && check.Type == kind {
+		if check.ServiceID == proxyID && strings.HasPrefix(check.Name, name) && check.Type == kind {
 			return check, nil
 		}
 	}

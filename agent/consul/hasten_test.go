@@ -72,7 +72,7 @@ func (r *real) hasty(t *testing.T, name string, port int) *Client {
 		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{
 			Address: "127.0.0.1", Port: port,
 			Checks: api.AgentServiceChecks{
-				{Name: "Connect Sidecar Aliasing", AliasService: name},
+				{Name: aliasCheck + name, AliasService: name},
 				{Name: listeningCheck, TCP: fmt.Sprintf("127.0.0.1:%d", port), Interval: never},
 			},
 		}},

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// aliasCheck is the name of the check by which a sidecar is as healthy as its
-	// service (Consul, sidecar service: defaults).
-	aliasCheck = "Connect Sidecar Aliasing"
+	// aliasCheck begins the name of the check by which a sidecar is as healthy as
+	// its service; the service's ID follows (Consul, sidecar service: defaults).
+	aliasCheck = "Connect Sidecar Aliasing "
 	// publishPace is how long Consul has to publish a result before it counts as
 	// forgotten; on a healthy agent that takes milliseconds.
 	publishPace = time.Second
@@ -48,10 +48,11 @@ func (c *Client) PublishHealth(ctx context.Context, proxyID, token string) (bool
 			return again, err
 		}
 		published, err := c.published(ctx, w.Service, here)
-		if err != nil || published == here.Status {
+		if err != nil || published == api.HealthPassing && here.Status == published {
 			return again, err
 		}
-		if behind { // for a whole tick
+		differs := published != here.Status
+		if behind && differs { // for a whole tick
 			check := &api.AgentCheckRegistration{ID: here.CheckID, Name: here.Name, Notes: here.Notes, ServiceID: proxyID}
 			check.AliasService, check.Status = w.Proxy.DestinationServiceID, here.Status
 			if err := c.registerCheck(ctx, check, token); err != nil {
@@ -59,7 +60,7 @@ func (c *Client) PublishHealth(ctx context.Context, proxyID, token string) (bool
 			}
 			again = true
 		}
-		behind = !behind
+		behind = differs && !behind
 		select {
 		case <-ctx.Done():
 			return again, fmt.Errorf("have Consul publish the health of %q: the catalog says %q, the agent %q: %w", proxyID, published, here.Status, ctx.Err())

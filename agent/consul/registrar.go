@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ type Registrar struct {
 	registered  map[string]bool // IDs of services that Consul has as they are to be
 	progress    chan struct{}   // closed and replaced when registered grows
 
-	stamps map[string]uint64 // generation of the token of each registration; Run's alone
+	busy   sync.Mutex // held while registrations are compared and written
+	paused bool
+	stamps map[string]uint64 // generation of the token of each registration
 }
 
 // NewRegistrar returns a registrar of definitions, which it keeps.
@@ -143,8 +146,68 @@ func (c *Client) backoff(failures int) time.Duration {
 	return watch.Delay(failures, opts.Random(), opts.BackoffBase, opts.BackoffLimit)
 }
 
+// Pause keeps Run from writing anything until [Registrar.Resume]: the definitions
+// are another process's to write. It returns when nothing is being written.
+func (r *Registrar) Pause() {
+	r.busy.Lock()
+	defer r.busy.Unlock()
+	r.paused = true
+}
+
+// Resume ends a pause. Everything is registered again, since another process may
+// have registered it otherwise, and with a token of its own; strays are the IDs of
+// services that it may have registered: those without a definition here are
+// deregistered.
+func (r *Registrar) Resume(strays []string) {
+	r.busy.Lock()
+	r.paused = false
+	r.mu.Lock()
+	for _, id := range strays {
+		r.removed[id] = true
+	}
+	for _, d := range r.definitions {
+		delete(r.removed, d.ServiceID())
+		r.stamps[d.ServiceID()] = stale
+	}
+	r.mu.Unlock()
+	r.busy.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default: // Run will look anyway.
+	}
+}
+
+// stale is the generation of no token.
+const stale = math.MaxUint64
+
+func (r *Registrar) definitionsNow() []Definition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.definitions
+}
+
+// Leave lets go of every service that stays, which another process has registered
+// with a token of its own, and deregisters the others. It is for the end, as
+// [Registrar.Deregister] is.
+func (r *Registrar) Leave(ctx context.Context, stays func(serviceID string) bool) error {
+	var errs []error
+	for _, d := range r.definitionsNow() {
+		if stays(d.ServiceID()) {
+			r.client.seat.hold(d.ServiceID(), false)
+			continue
+		}
+		errs = append(errs, r.deregister(ctx, d.ServiceID()))
+	}
+	return errors.Join(errs...)
+}
+
 // reconcile goes through everything even when a part fails.
 func (r *Registrar) reconcile(ctx context.Context) error {
+	r.busy.Lock()
+	defer r.busy.Unlock()
+	if r.paused {
+		return nil
+	}
 	r.mu.Lock()
 	definitions, removed := r.definitions, slices.Sorted(maps.Keys(r.removed))
 	r.mu.Unlock()

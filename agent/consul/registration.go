@@ -135,6 +135,7 @@ func convertService(w wireService, config opaque, datacenter string) (connect.Se
 		s.BindPort = port
 	}
 	s.MaxInboundConnections, _ = config.integer("max_inbound_connections")
+	s.MaxMemory = maxMemory(config)
 	if s.LocalConnectTimeout == 0 {
 		s.LocalConnectTimeout = defaultLocalConnectTimeout
 	}

@@ -206,6 +206,12 @@ func balanceKey(config opaque) string {
 	return ""
 }
 
+// maxMemory reads our own key outrider_memory_mb, in bytes; 0 when there is none.
+func maxMemory(config opaque) int64 {
+	mb, _ := config.integer("outrider_memory_mb")
+	return int64(mb) << 20
+}
+
 // passiveHealth reads passive_health_check.
 func passiveHealth(config opaque) connect.PassiveHealth {
 	h := connect.PassiveHealth{BaseEjectionTime: config.duration("base_ejection_time"), Interval: config.duration("interval")}

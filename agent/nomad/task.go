@@ -153,13 +153,3 @@ func (t Task) Owns(path string) bool {
 	}
 	return false
 }
-
-// MemoryLimit is the soft limit of Go's memory for the task, in bytes; 0 when
-// Nomad's limit is not known. What a process needs beside the Go heap, the
-// pages of its program above all, is left free: a tenth, and 4 MB. It is never
-// less than half, below which a collector would run all the time.
-func (t Task) MemoryLimit() int64 {
-	const mb = 1 << 20
-	all := t.MemoryMB * mb
-	return max(all/10*9-4*mb, all/2)
-}

@@ -65,18 +65,6 @@ func TestTaskIsReadFromTheEnvironment(t *testing.T) {
 	}
 }
 
-func TestMemoryLimitLeavesRoom(t *testing.T) {
-	const mb = 1 << 20
-	for limit, want := range map[int64]int64{0: 0, 4: 2 * mb, 300: 266 * mb} {
-		if got := (Task{MemoryMB: limit}).MemoryLimit(); got < want-mb || got > want+mb {
-			t.Errorf("of %d MB: %d, want about %d", limit, got, want)
-		}
-	}
-	if got := (Task{MemoryMB: 32}).MemoryLimit(); got <= 20*mb || got >= 28*mb {
-		t.Errorf("of 32 MB: %d", got)
-	}
-}
-
 func TestTaskOwnsFilesOfItsDirectoriesOnly(t *testing.T) {
 	task, _ := FromEnvironment(environment())
 	for path, want := range map[string]bool{

@@ -5,9 +5,11 @@ package vault
 
 import (
 	"context"
+	"crypto/tls"
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,6 +25,7 @@ type Client struct {
 	login     *api.Client // carries none; used by Run alone
 	transport *http.Transport
 	random    func() float64
+	shown     atomic.Pointer[tls.Certificate] // to Vault, by auth "cert"; nil before the first login
 
 	refused chan refusal // tokens that Vault answered with 403
 
@@ -41,6 +44,9 @@ func NewClient(cfg Config, logger hclog.Logger) (*Client, error) {
 }
 
 func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) {
+	if cfg.Auth.Method == CertMethod && cfg.Auth.CertFile == "" && cfg.Auth.KeyFile == "" {
+		cfg.Auth.CertFile, cfg.Auth.KeyFile = cfg.TLS.CertFile, cfg.TLS.KeyFile
+	}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -48,7 +54,7 @@ func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Client{
+	c := &Client{
 		cfg:       cfg,
 		logger:    logger,
 		authed:    authed,
@@ -57,7 +63,25 @@ func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) 
 		random:    rand.Float64,
 		refused:   make(chan refusal, 1),
 		changed:   make(chan struct{}),
-	}, nil
+	}
+	if cfg.Auth.Method == CertMethod {
+		c.showCertificate()
+	}
+	return c, nil
+}
+
+// showCertificate makes each connection show the certificate of the last login.
+// None is kept for another request: one that was opened before the file was
+// replaced would go on showing the old certificate, and Vault renews a token
+// only for the certificate it was given for.
+func (c *Client) showCertificate() {
+	c.transport.DisableKeepAlives = true
+	c.transport.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if shown := c.shown.Load(); shown != nil {
+			return shown, nil
+		}
+		return &tls.Certificate{}, nil // none
+	}
 }
 
 // Run logs in, renews the token before it ends, and logs in again when it

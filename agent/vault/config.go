@@ -24,6 +24,10 @@ const (
 	TokenMethod   = "token"
 	AppRoleMethod = "approle"
 	JWTMethod     = "jwt"
+	CertMethod    = "cert"
+	AWSMethod     = "aws"
+	GCPMethod     = "gcp"
+	AzureMethod   = "azure"
 )
 
 // A Config says where Vault is and how to log in. It is a plain value: the
@@ -36,6 +40,9 @@ type Config struct {
 	Namespace string
 	TLS       TLS
 	Auth      Auth
+	// Machine proves what this machine is; nil where aws, gcp and azure are not
+	// used.
+	Machine Machine
 	// Dial makes the connections to Vault's address; nil means from where the
 	// process is.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -55,7 +62,7 @@ type TLS struct {
 // Auth is one auth method of Vault. Of each pair of value and file exactly one
 // is set; files are read again when their content changes.
 type Auth struct {
-	Method string // token, approle or jwt
+	Method string // token, approle, jwt, cert, aws, gcp or azure
 	Mount  string // without "auth/"; "" means the name of the method
 
 	Token, TokenFile string // token
@@ -63,7 +70,19 @@ type Auth struct {
 	RoleID, RoleIDFile     string // approle
 	SecretID, SecretIDFile string
 
-	Role, JWTFile string // jwt
+	// Role is that of jwt, aws, gcp and azure; for cert it is the name of the
+	// certificate role, and "" lets Vault try all.
+	Role    string
+	JWTFile string // jwt
+
+	CertFile, KeyFile string // cert; "" means those of TLS
+
+	Region      string // aws: whose STS Vault asks; "" means the global endpoint
+	HeaderValue string // aws: iam_server_id_header_value of the mount; "" sends none
+
+	ServiceAccount string // gcp: "" means the default one of the machine
+
+	Resource string // azure: what the token is for; "" means https://management.azure.com/
 }
 
 // PKI is where the leaf of one service is signed.
@@ -112,6 +131,12 @@ func (c Config) check() error {
 	default:
 		return fmt.Errorf("vault address %q: want http://host:port, https://host:port or unix:///path", u.Redacted())
 	}
+	if c.Auth.Method == CertMethod && u.Scheme != "https" {
+		return fmt.Errorf("vault address %q: auth \"cert\" shows its certificate when TLS begins, so write https://", u.Redacted())
+	}
+	if c.Auth.ofCloud() && c.Machine == nil {
+		return fmt.Errorf("vault auth %q: nothing here proves what this machine is", c.Auth.Method)
+	}
 	return c.Auth.check()
 }
 
@@ -131,8 +156,41 @@ func (a Auth) check() error {
 			return errors.New(`vault auth "jwt" needs role and jwt_file`)
 		}
 		return nil
+	case CertMethod:
+		if a.CertFile == "" || a.KeyFile == "" {
+			return errors.New(`vault auth "cert" needs cert_file and key_file`)
+		}
+		return nil
+	case AWSMethod, GCPMethod, AzureMethod:
+		if a.Role == "" {
+			return fmt.Errorf("vault auth %q needs a role", a.Method)
+		}
+		return a.checkProof()
 	}
-	return fmt.Errorf("vault auth method is %q: want token, approle or jwt", a.Method)
+	return fmt.Errorf("vault auth method is %q: want token, approle, jwt, cert, aws, gcp or azure", a.Method)
+}
+
+// ofCloud reports whether the credential is what the cloud says of the machine.
+func (a Auth) ofCloud() bool {
+	return a.Method == AWSMethod || a.Method == GCPMethod || a.Method == AzureMethod
+}
+
+// checkProof checks what becomes part of a host name, a path or a header.
+func (a Auth) checkProof() error {
+	for _, part := range []struct{ name, text, others string }{
+		{"region", a.Region, "-"},
+		{"service_account", a.ServiceAccount, "-._@"},
+		{"role", a.Role, "-._@/:+= "},
+		{"header_value", a.HeaderValue, "-._@/:+= ,;()"},
+	} {
+		bad := func(r rune) bool {
+			return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(part.others, r)
+		}
+		if strings.ContainsFunc(part.text, bad) || strings.Contains(part.text, "..") {
+			return fmt.Errorf("vault auth %q: %s %q has characters that it cannot have", a.Method, part.name, part.text)
+		}
+	}
+	return nil
 }
 
 func one(method, name, value, fileName, file string) error {

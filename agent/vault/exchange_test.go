@@ -34,14 +34,30 @@ func TestConfigurationsThatCannotWorkAreRefusedWithoutTheirSecrets(t *testing.T)
 		"no scheme":       {with(func(c *Config) { c.Address = "vault.test:8200" }), "want http://host:port"},
 		"password":        {with(func(c *Config) { c.Address = "https://u:secret-password@vault.test" }), "no user name"},
 		"broken password": {with(func(c *Config) { c.Address = "https://u:secret-password%zz@vault.test" }), "not a URL"},
-		"method":          {with(func(c *Config) { c.Auth = Auth{Method: "ldap"} }), "token, approle or jwt"},
+		"method":          {with(func(c *Config) { c.Auth = Auth{Method: "ldap"} }), "want token, approle, jwt, cert, aws, gcp or azure"},
 		"no token":        {with(func(c *Config) { c.Auth = Auth{Method: TokenMethod} }), "exactly one of token and token_file"},
 		"two role ids":    {with(func(c *Config) { c.Auth.RoleIDFile = "f" }), "exactly one of role_id and role_id_file"},
 		"no secret id":    {with(func(c *Config) { c.Auth.SecretID = "" }), "exactly one of secret_id and secret_id_file"},
 		"jwt":             {with(func(c *Config) { c.Auth = Auth{Method: JWTMethod, Role: "r"} }), "jwt_file"},
-		"mount":           {with(func(c *Config) { c.Auth.Mount = "../sys" }), "not a path of Vault"},
-		"no CA file":      {with(func(c *Config) { c.TLS.CAFile = "/does/not/exist" }), "check ca_file"},
-		"half a pair":     {with(func(c *Config) { c.TLS.CertFile = "cert.pem" }), "vault tls"},
+		"cert":            {with(func(c *Config) { c.Auth = Auth{Method: CertMethod, CertFile: "f"} }), "cert_file and key_file"},
+		"cert by http": {with(func(c *Config) {
+			c.Address, c.Auth = "http://v:1", Auth{Method: CertMethod, CertFile: "f", KeyFile: "k"}
+		}), "write https://"},
+		"aws": {with(func(c *Config) { c.Auth, c.Machine = Auth{Method: AWSMethod}, machine{} }), "needs a role"},
+		"aws region": {with(func(c *Config) {
+			c.Auth, c.Machine = Auth{Method: AWSMethod, Role: "r", Region: "evil.test/"}, machine{}
+		}), "region"},
+		"aws header": {with(func(c *Config) {
+			c.Auth, c.Machine = Auth{Method: AWSMethod, Role: "r", HeaderValue: "a\nb"}, machine{}
+		}), "header_value"},
+		"gcp": {with(func(c *Config) {
+			c.Auth, c.Machine = Auth{Method: GCPMethod, Role: "r", ServiceAccount: "../x"}, machine{}
+		}), "service_account"},
+		"nowhere":     {with(func(c *Config) { c.Auth = Auth{Method: AzureMethod, Role: "r"} }), "nothing here proves"},
+		"good azure":  {with(func(c *Config) { c.Auth, c.Machine = Auth{Method: AzureMethod, Role: "r"}, machine{} }), ""},
+		"mount":       {with(func(c *Config) { c.Auth.Mount = "../sys" }), "not a path of Vault"},
+		"no CA file":  {with(func(c *Config) { c.TLS.CAFile = "/does/not/exist" }), "check ca_file"},
+		"half a pair": {with(func(c *Config) { c.TLS.CertFile = "cert.pem" }), "vault tls"},
 	} {
 		_, err := NewClient(c.cfg, hclog.NewNullLogger())
 		switch {

@@ -141,6 +141,14 @@ func loginRemedy(auth Auth, f *failure) string {
 		return "the token has ended, was revoked, or may not read auth/token/lookup-self: give a new one"
 	case AppRoleMethod:
 		return "check role id and secret id: a secret id can expire, be used up, or be bound to other addresses"
+	case CertMethod:
+		return fmt.Sprintf("check that a role of auth/%s trusts the CA of the certificate and allows its names, and that it has not expired", auth.mount())
+	case AWSMethod:
+		return fmt.Sprintf("check role %q of auth/%s: auth_type=iam, bound_iam_principal_arn with the role of the instance profile, header_value, and region where Vault has an sts_region", auth.Role, auth.mount())
+	case GCPMethod:
+		return fmt.Sprintf("check role %q of auth/%s: type=gce, its bound projects, zones and service accounts, and that Vault may read the instances of the project", auth.Role, auth.mount())
+	case AzureMethod:
+		return fmt.Sprintf("check role %q of auth/%s: its bound subscriptions, resource groups and service principals, and that resource is that of the mount's configuration", auth.Role, auth.mount())
 	}
 	return fmt.Sprintf("check role %q of auth/%s: its bound claims and audiences, its keys, and whether the JWT has expired", auth.Role, auth.mount())
 }

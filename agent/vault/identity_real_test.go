@@ -137,8 +137,13 @@ func (r *running) count(part string) int {
 
 func (l *lab) start(t *testing.T, auth vault.Auth) *running {
 	t.Helper()
+	return l.startWith(t, vault.Config{Address: l.addr, Auth: auth})
+}
+
+func (l *lab) startWith(t *testing.T, cfg vault.Config) *running {
+	t.Helper()
 	r := &running{leaves: make(chan *connect.Leaf, 100)}
-	client, err := vault.NewClient(vault.Config{Address: l.addr, Auth: auth}, hclog.New(&hclog.LoggerOptions{Output: r, Level: hclog.Debug}))
+	client, err := vault.NewClient(cfg, hclog.New(&hclog.LoggerOptions{Output: r, Level: hclog.Debug}))
 	if err != nil {
 		t.Fatal(err)
 	}

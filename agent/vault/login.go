@@ -24,9 +24,12 @@ const maxCredentialBytes = 64 << 10
 // file is seen by its content, whatever its time and size.
 type credentials struct {
 	token, roleID, secretID, jwt string
+	cert, key                    string // PEM
 }
 
-func (c credentials) secrets() secrets { return secrets{c.token, c.roleID, c.secretID, c.jwt} }
+func (c credentials) secrets() secrets {
+	return secrets{c.token, c.roleID, c.secretID, c.jwt, c.key}
+}
 
 // read returns the credentials as they are now. Errors name files, never their
 // content.
@@ -40,6 +43,8 @@ func (a Auth) read() (credentials, error) {
 		{"role id", a.RoleID, a.RoleIDFile, &c.roleID},
 		{"secret id", a.SecretID, a.SecretIDFile, &c.secretID},
 		{"JWT", "", a.JWTFile, &c.jwt},
+		{"certificate", "", a.CertFile, &c.cert},
+		{"key", "", a.KeyFile, &c.key},
 	} {
 		*from.to = from.value
 		if from.file == "" {
@@ -87,6 +92,7 @@ type grant struct {
 func (c *Client) logIn(ctx context.Context, creds credentials) (grant, error) {
 	auth := c.cfg.Auth
 	doing := fmt.Sprintf("log in to Vault at %s with auth method %s at auth/%s", c.cfg.Address, auth.Method, auth.mount())
+	hide := creds.secrets()
 	var g grant
 	var err error
 	switch auth.Method {
@@ -94,15 +100,20 @@ func (c *Client) logIn(ctx context.Context, creds credentials) (grant, error) {
 		g, err = c.lookUp(ctx, creds.token)
 	case AppRoleMethod:
 		g, err = c.appRole(ctx, creds)
-	case JWTMethod:
+	default:
+		var p proof
+		if p, err = c.prove(ctx, creds); err != nil {
+			return grant{}, fmt.Errorf("%s: %w", doing, err)
+		}
+		hide = append(hide, p.hide...)
 		var secret *api.Secret
-		secret, err = c.login.Logical().WriteWithContext(ctx, "auth/"+auth.mount()+"/login", map[string]any{"role": auth.Role, "jwt": creds.jwt})
+		secret, err = c.login.Logical().WriteWithContext(ctx, "auth/"+auth.mount()+"/login", p.data)
 		if err == nil {
 			g, err = granted(secret)
 		}
 	}
 	if err != nil {
-		f := newFailure(err, creds.secrets())
+		f := newFailure(err, hide)
 		return grant{}, advise(doing, f, loginRemedy(auth, f))
 	}
 	return g, nil

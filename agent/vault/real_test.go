@@ -40,9 +40,10 @@ type lab struct {
 	bundle      *connect.TrustBundle
 }
 
-func newLab(t *testing.T) *lab {
+// newLab starts Vault; more are arguments of it.
+func newLab(t *testing.T, more ...string) *lab {
 	t.Helper()
-	server := realserver.StartVault(t)
+	server := realserver.StartVault(t, more...)
 	l := &lab{server: server, addr: server.Addr, token: server.Token}
 	for _, mount := range []string{"mesh-root", "mesh-pki"} {
 		l.call(t, http.MethodPost, "sys/mounts/"+mount, map[string]any{"type": "pki", "config": map[string]any{"max_lease_ttl": "8760h"}})
@@ -134,7 +135,12 @@ func (l *lab) approle(t *testing.T) vault.Auth {
 // issue runs a client and one leaf until there is a leaf or an error of Vault.
 func (l *lab) issue(t *testing.T, auth vault.Auth, service string) (*connect.Leaf, error) {
 	t.Helper()
-	client, err := vault.NewClient(vault.Config{Address: l.addr, Auth: auth}, hclog.New(&hclog.LoggerOptions{Output: t.Output(), Level: hclog.Debug}))
+	return l.issueWith(t, vault.Config{Address: l.addr, Auth: auth}, service)
+}
+
+func (l *lab) issueWith(t *testing.T, cfg vault.Config, service string) (*connect.Leaf, error) {
+	t.Helper()
+	client, err := vault.NewClient(cfg, hclog.New(&hclog.LoggerOptions{Output: t.Output(), Level: hclog.Debug}))
 	if err != nil {
 		t.Fatal(err)
 	}

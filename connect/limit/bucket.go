@@ -1,8 +1,9 @@
 // Copyright (c) The Outrider Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package limit bounds how often something may happen. It does not know what is
-// limited, starts no goroutines and reads no clock: time is an argument.
+// Package limit bounds how often something may happen and how much may be held.
+// It does not know what is limited, starts no goroutines and reads no clock:
+// time is an argument.
 package limit
 
 import (

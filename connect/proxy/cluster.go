@@ -50,8 +50,8 @@ const (
 // maxResponseHeader bounds the header of a response in bytes.
 const maxResponseHeader = 256 << 10
 
-func (cs *clusters) init() {
-	cs.client = wire.NewClient(maxResponseHeader)
+func (cs *clusters) init(memory wire.Memory) {
+	cs.client = wire.NewClient(maxResponseHeader, memory)
 	cs.byKey = make(map[balance.Key]*cluster)
 	cs.budgets = make(map[connect.UpstreamID]*retry.Budget)
 }

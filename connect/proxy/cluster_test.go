@@ -16,7 +16,7 @@ import (
 // must not meet limits of nothing.
 func TestNewClusterHasLimitsFromItsBeginning(t *testing.T) {
 	var cs clusters
-	cs.init()
+	cs.init(nil)
 	c := cs.of(balance.Key{Upstream: "api", Target: "new"})
 	for range 3 {
 		if !c.enter() {

@@ -46,6 +46,7 @@ type exchange struct {
 	sending  atomic.Pointer[upload] // the body under way, for end
 	facts    request.Facts
 	deliver  delivery
+	held     int64 // bytes of memory, given back at the end
 }
 
 // Causes that end an exchange from within.
@@ -132,8 +133,22 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exc
 	}
 	x.rt = p.runtime.Load()
 	p.counts.of(c.upstream).requests.Add(1)
-	serve(x)
+	defer func() { p.memory.Give(x.held) }()
+	if x.hold(requestReserve, admitPercent) {
+		serve(x)
+	} else {
+		x.refuse(overflowed(), p.whyShort()...)
+	}
 	x.settle()
+}
+
+// hold takes memory until the end of the exchange.
+func (x *exchange) hold(n int64, percent int) bool {
+	if !x.p.memory.Take(n, percent) {
+		return false
+	}
+	x.held += n
+	return true
 }
 
 // guard lets a panic end its request alone.

@@ -39,7 +39,7 @@ func (x *exchange) prepare(head connect.Head, retried bool) {
 	}
 	keep := 0
 	switch {
-	case retried:
+	case retried && x.hold(replayLimit, replayPercent):
 		keep = replayLimit
 	case x.r.ContentLength > 0 && x.r.ContentLength <= staleLimit:
 		keep = staleLimit

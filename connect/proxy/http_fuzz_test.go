@@ -26,7 +26,7 @@ func (r *attacked) talk(t *testing.T, bytes []byte) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		r.api.hand(c, far, serverInbound)
+		r.api.hand(c, far, serverInbound, true)
 	}()
 	_ = near.SetDeadline(time.Now().Add(5 * time.Second))
 	said := make(chan struct{})

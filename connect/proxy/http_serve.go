@@ -118,7 +118,7 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 		}
 		server := wire.NewServer(wire.Options{
 			MaxHeader: header, HeaderTimeout: p.limits.Handshake, Idle: p.limits.Idle, Handler: handlers[kind],
-			Log: p.log,
+			Log: p.log, Memory: wireMemory(p.memory),
 		})
 		p.servers.add(served{server, kind, header})
 		p.running.Go(func() {
@@ -131,10 +131,11 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 
 // hand gives a connection to the server of a kind, and returns when it and all
 // its requests have ended.
-func (p *Proxy) hand(c *conn, over net.Conn, kind serverKind) {
+// ahead says that HTTP/2 is to be expected.
+func (p *Proxy) hand(c *conn, over net.Conn, kind serverKind, ahead bool) {
 	c.http.Store(true)
 	c.server = p.servers.get(kind)
-	c.server.Serve(over, c)
+	c.server.Serve(over, ahead, c)
 	c.cancel()
 	c.requests.end()
 }
@@ -166,7 +167,7 @@ func (p *Proxy) serveInboundHTTP(c *conn) {
 			} else {
 				c.peer.Store(&caller.Identity)
 			}
-			p.hand(c, peer, serverInbound)
+			p.hand(c, peer, serverInbound, state.NegotiatedProtocol == "h2")
 			return
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -78,10 +79,27 @@ func (p *Proxy) bind(ctx context.Context, at bind, opts bindOptions) (net.Listen
 		current.close()
 		delete(p.listeners, at)
 	}
-	if at.network == "unix" {
-		return ListenUnix(ctx, at.address, opts.mode)
+	open := func() (net.Listener, error) {
+		return p.listen.Listen(context.WithoutCancel(ctx), at.network, at.address)
 	}
-	return p.listen.Listen(context.WithoutCancel(ctx), at.network, at.address)
+	adopt := net.FileListener
+	if at.network == "unix" {
+		open = func() (net.Listener, error) { return ListenUnix(ctx, at.address, opts.mode) }
+		adopt = func(f *os.File) (net.Listener, error) { return AdoptUnix(f, at.address, opts.mode) }
+	}
+	if p.sockets == nil {
+		return open()
+	}
+	return p.sockets.Listen(at.network, at.address, open, adopt)
+}
+
+// ListenThrough makes listeners come from s. It must be called before Run.
+func (p *Proxy) ListenThrough(s Sockets) { p.sockets = s }
+
+// Sockets are where listeners come from: from another process that leaves them,
+// or else from open. adopt makes a listener of what was left.
+type Sockets interface {
+	Listen(network, address string, open func() (net.Listener, error), adopt func(*os.File) (net.Listener, error)) (net.Listener, error)
 }
 
 // makeWay closes the old listener of an upstream that is about to bind the same
@@ -175,7 +193,13 @@ func (p *Proxy) admit(ctx context.Context, l *listener, socket net.Conn) {
 	}
 	limit := p.limitOf(rt, c.upstream)
 	if !p.conns.add(c, limit) {
-		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(c.upstream), "limit", limit)
+		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(c.upstream), "limit", limit, "change", settingOf(rt, c.upstream))
+		c.cut()
+		return
+	}
+	if !p.memory.Take(connectionReserve, admitPercent) {
+		p.conns.remove(c)
+		p.refuse(connect.LimitExceeded, "refused a connection", append([]any{"listener", listenerName(c.upstream)}, p.whyShort()...)...)
 		c.cut()
 		return
 	}
@@ -200,6 +224,7 @@ func (p *Proxy) limitOf(rt *runtime, id connect.UpstreamID) int {
 // serveConn handles one connection; a panic ends it alone.
 func (p *Proxy) serveConn(c *conn) {
 	defer p.running.Done()
+	defer p.memory.Give(connectionReserve)
 	defer p.conns.remove(c)
 	defer c.cut()
 	defer func() {
@@ -219,9 +244,9 @@ func (p *Proxy) serveConn(c *conn) {
 	case c.upstream == "":
 		p.serveInbound(c)
 	case u == nil && rt.exposed[c.upstream] != nil:
-		p.hand(c, c.accepted(), serverExposed)
+		p.hand(c, c.accepted(), serverExposed, false)
 	case u != nil && u.http != nil:
-		p.hand(c, c.accepted(), serverOutbound)
+		p.hand(c, c.accepted(), serverOutbound, u.http.h2)
 	default:
 		p.serveOutbound(c)
 	}

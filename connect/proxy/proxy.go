@@ -22,6 +22,7 @@ import (
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
+	"github.com/outrider-mesh/outrider/connect/limit"
 	"github.com/outrider-mesh/outrider/connect/relay"
 	"github.com/outrider-mesh/outrider/connect/wire"
 )
@@ -36,6 +37,9 @@ type Limits struct {
 	// Idle and HalfClosed are as in [relay.Options].
 	Idle       time.Duration
 	HalfClosed time.Duration
+	// Memory is what the proxy takes its share of; nil means that nobody counts
+	// what is held.
+	Memory *Memory
 }
 
 // DefaultLimits are the limits of a proxy that is told nothing else: those that
@@ -51,12 +55,14 @@ type Proxy struct {
 	limits   Limits
 	dialer   net.Dialer
 	listen   net.ListenConfig
+	sockets  Sockets // nil: it opens them itself
 	registry *balance.Registry
 	clusters clusters
 	conns    conns
 	counts   counters
 	quiet    quiet
 	buffers  bufferPool
+	memory   *limit.Budget // nil: nobody counts
 	hostname string
 	own      own
 	calls    calls
@@ -72,6 +78,8 @@ type Proxy struct {
 	listeners map[bind]*listener
 	unbound   map[connect.UpstreamID]error // listeners of the runtime that could not be bound
 	servers   servers
+	short     int64 // how often memory had been short at the last look
+	wasShort  bool
 }
 
 // command is something that only Run's goroutine may do.
@@ -102,6 +110,7 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 		stopped:   make(chan struct{}),
 		listeners: make(map[bind]*listener),
 		original:  originalDestination,
+		memory:    limits.Memory.part(),
 	}
 	// MPTCP, on by default for Go listeners, breaks socket options that
 	// interception needs and gains nothing between proxies.
@@ -109,7 +118,7 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 	p.dialer.SetMultipathTCP(false)
 	p.counts.init()
 	p.conns.init()
-	p.clusters.init()
+	p.clusters.init(wireMemory(p.memory))
 	p.calls.init()
 	p.hostname, _ = os.Hostname() // only format commands ask for it
 	return p
@@ -121,6 +130,8 @@ func New(limits Limits, log hclog.Logger) *Proxy {
 // end. A proxy runs once.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.stop()
+	p.limits.Memory.want(p.memory, 0)
+	defer p.limits.Memory.leave(p.memory)
 	sweep := time.NewTicker(poolSweep)
 	defer sweep.Stop()
 	for {
@@ -129,6 +140,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			return nil
 		case now := <-sweep.C:
 			p.clusters.sweep(now)
+			p.noteShort()
 		case c := <-p.commands:
 			c.done <- c.do(ctx)
 		}
@@ -183,6 +195,7 @@ func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 			return fmt.Errorf("compile snapshot %d: %w", s.Version, err)
 		}
 		p.serveHTTP(next)
+		p.limits.Memory.want(p.memory, s.Service.MaxMemory)
 		opened := p.open(ctx, next)
 		// Before anybody uses it: a cluster has its limits from the first request on,
 		// and whoever still comes to one that is gone is served all the same.
@@ -287,7 +300,7 @@ func (p *Proxy) isShut(id connect.UpstreamID) bool {
 }
 
 func (p *Proxy) relayOptions() relay.Options {
-	return relay.Options{Idle: p.limits.Idle, HalfClosed: p.limits.HalfClosed}
+	return relay.Options{Idle: p.limits.Idle, HalfClosed: p.limits.HalfClosed, Memory: p.relayMemory()}
 }
 
 // Snapshot is the snapshot in force, nil before the first.

@@ -31,6 +31,8 @@ type Status struct {
 	Problems  []string // what of the snapshot is not in force
 	Probes    int64    // inbound connections that ended before a word was said
 	Panics    int64
+	// Memory is nil where nobody counts it.
+	Memory *MemoryStatus `json:",omitempty"`
 }
 
 // TrafficStatus counts connections and their bytes. Sent is what the side that
@@ -116,6 +118,7 @@ func (p *Proxy) status(now time.Time) Status {
 	s := Status{
 		Refused: values(p.counts.reasons), Recent: p.quiet.last(), Attempts: values(p.counts.attempts),
 		Ejections: p.counts.ejections.Load(), Retries: p.counts.retries.Load(), Probes: p.counts.probes.Load(), Panics: p.counts.panics.Load(),
+		Memory: p.memoryStatus(),
 	}
 	in := &p.counts.inbound
 	s.Inbound.TrafficStatus = TrafficStatus{p.conns.active(""), in.connections.Load(), in.requests.Load(), in.sent.Load(), in.received.Load()}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -110,30 +111,64 @@ func bindUnix(ctx context.Context, path string) (net.Listener, error) {
 	defer release()
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.WithoutCancel(ctx), "unix", short)
-	if err != nil || short == path {
-		return l, err
+	if err != nil {
+		return nil, err
 	}
+	return ownUnix(l, path)
+}
+
+// AdoptUnix makes a listener of a socket that another process has bound at path;
+// mode is as in [ListenUnix]. The listener has a descriptor of its own.
+func AdoptUnix(file *os.File, path string, mode fs.FileMode) (net.Listener, error) {
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("take over the socket %s: %w", path, err)
+	}
+	owned, err := ownUnix(l, path)
+	if err != nil {
+		return nil, err
+	}
+	if mode != 0 {
+		if err := chmodSocket(path, mode); err != nil {
+			owned.SetUnlinkOnClose(false) // it is not ours to remove
+			_ = owned.Close()
+			return nil, fmt.Errorf("take over the socket %s: set its mode: %w", path, err)
+		}
+	}
+	return owned, nil
+}
+
+// unixSocket is a listener that removes its file by the name that was asked for:
+// the name it was bound by may be a shorter one, which means another file later.
+type unixSocket struct {
+	*net.UnixListener
+	path  string
+	keeps atomic.Bool // the file stays
+	once  sync.Once
+}
+
+func ownUnix(l net.Listener, path string) (*unixSocket, error) {
 	bound, ok := l.(*net.UnixListener)
 	if !ok {
 		_ = l.Close()
 		return nil, fmt.Errorf("listen on %s: the listener is a %T", path, l)
 	}
-	// The short name ends with this call, and may then mean another file.
 	bound.SetUnlinkOnClose(false)
-	return &longSocket{UnixListener: bound, path: path}, nil
+	return &unixSocket{UnixListener: bound, path: path}, nil
 }
 
-// longSocket is a listener whose file has a longer name than it was bound by.
-type longSocket struct {
-	*net.UnixListener
-	path string
-	once sync.Once
-}
+// SetUnlinkOnClose says whether Close removes the file, as it does unless told
+// otherwise.
+func (l *unixSocket) SetUnlinkOnClose(unlink bool) { l.keeps.Store(!unlink) }
 
-// Close implements net.Listener and removes the file, once: another process may
+// Close implements [net.Listener] and removes the file, once: another process may
 // own the next one.
-func (l *longSocket) Close() error {
-	l.once.Do(func() { _ = os.Remove(l.path) })
+func (l *unixSocket) Close() error {
+	l.once.Do(func() {
+		if !l.keeps.Load() {
+			_ = os.Remove(l.path)
+		}
+	})
 	return l.UnixListener.Close()
 }
 

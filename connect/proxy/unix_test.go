@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,7 +26,7 @@ func TestOnlyADeadSocketIsReplaced(t *testing.T) {
 	if _, err := ListenUnix(t.Context(), path, 0); !errors.Is(err, ErrSocketInUse) {
 		t.Errorf("a live socket: %v", err)
 	}
-	first.(*net.UnixListener).SetUnlinkOnClose(false)
+	first.(*unixSocket).SetUnlinkOnClose(false)
 	_ = first.Close()
 	second, err := ListenUnix(t.Context(), path, 0)
 	if err != nil {

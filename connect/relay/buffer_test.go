@@ -35,10 +35,10 @@ func TestOnlySteadyFullReadsMakeABulkTransfer(t *testing.T) {
 
 func TestBuffersReturnToTheirOwnPool(t *testing.T) {
 	for _, bulk := range []bool{false, true} {
-		b := borrow(bulk)
+		b := borrow(nil, bulk)
 		size := len(b.bytes)
 		b.giveBack()
-		if again := borrow(bulk); len(again.bytes) != size {
+		if again := borrow(nil, bulk); len(again.bytes) != size {
 			t.Errorf("bulk %v: a buffer of %d came back as one of %d", bulk, size, len(again.bytes))
 		}
 	}

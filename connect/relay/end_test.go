@@ -199,7 +199,7 @@ func TestPartOfARecordPinsNoBuffer(t *testing.T) {
 	if err := near.wire.await(); err != nil {
 		t.Fatal(err)
 	}
-	b := borrow(false)
+	b := borrow(nil, false)
 	defer b.giveBack()
 	if n, err := near.take(b); n != 0 || !errors.Is(err, errNothingYet) || near.wire.held != nil {
 		t.Errorf("a part of a record: %d bytes, %v", n, err)
@@ -231,6 +231,7 @@ func (s *stub) receive() (*buffer, int, error) {
 	return nil, 0, net.ErrClosed
 }
 func (s *stub) send([]byte) error { return nil }
+func (s *stub) lend(Memory)       {}
 func (s *stub) CloseWrite() error { return nil }
 func (s *stub) abort()            { _ = s.Close() }
 func (s *stub) Close() error {

@@ -25,6 +25,8 @@ type Conn interface {
 	// abort closes at once, and not so that the peer takes it for an orderly
 	// end where the transport can tell the two apart.
 	abort()
+	// lend says whom buffers are taken from; it comes before any receive or send.
+	lend(from Memory)
 }
 
 // stream is what a TCP and a unix connection have in common.
@@ -66,6 +68,8 @@ func open(conn net.Conn) (stream, *lazyReader, error) {
 
 func (p *Plain) receive() (*buffer, int, error) { return p.in.read() }
 
+func (p *Plain) lend(from Memory) { p.in.memory = from }
+
 // abort resets a TCP connection: an ordinary close would look like the end of
 // the stream to an application that knows no other sign of it.
 func (p *Plain) abort() {
@@ -86,10 +90,12 @@ func (p *Plain) send(b []byte) error {
 type lazyReader struct {
 	raw  syscall.RawConn
 	pace pace
-	try  func(fd uintptr) bool
-	got  *buffer
-	n    int
-	err  error
+	// memory is nil during a handshake, which holds no buffer while it waits.
+	memory Memory
+	try    func(fd uintptr) bool
+	got    *buffer
+	n      int
+	err    error
 }
 
 func (l *lazyReader) read() (*buffer, int, error) {
@@ -102,7 +108,7 @@ func (l *lazyReader) read() (*buffer, int, error) {
 
 // attempt reports false to wait for the descriptor.
 func (l *lazyReader) attempt(fd uintptr) bool {
-	b := borrow(l.pace.bulk())
+	b := borrow(l.memory, l.pace.bulk())
 	n, err := readRetry(int(fd), b.bytes)
 	switch {
 	case errors.Is(err, syscall.EAGAIN):

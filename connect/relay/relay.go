@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Options bound a relay in time. Zero means no bound.
+// Options bound a relay in time and memory. Zero means no bound.
 type Options struct {
 	// Idle ends a relay over which no byte has moved in either direction for
 	// between Idle and twice Idle.
@@ -22,6 +22,9 @@ type Options struct {
 	// HalfClosed takes Idle's place once one direction has ended, so that a
 	// silent peer cannot pin a connection whose other side is gone.
 	HalfClosed time.Duration
+	// Memory is where buffers are taken from; nil means that they are not
+	// counted.
+	Memory Memory
 }
 
 // ErrIdle is the error of a relay that was ended for lack of traffic.
@@ -42,6 +45,8 @@ type Result struct {
 // unix socket has no way to say so). Closing a or b from outside ends Copy. A
 // panic of either direction comes out of Copy.
 func Copy(a, b Conn, opts Options) Result {
+	a.lend(opts.Memory)
+	b.lend(opts.Memory)
 	r := &relay{a: a, b: b}
 	stop := r.watchIdle(opts)
 	defer stop()

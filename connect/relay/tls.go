@@ -25,6 +25,9 @@ type TLS struct {
 	*tls.Conn
 	wire *wire
 	end  error // met after bytes that were still delivered
+	// more says that TLS may have kept back a part of a record, which did not fit
+	// into a small buffer and which await would not see.
+	more bool
 }
 
 // TLSServer returns the server side of TLS over a TCP or unix connection.
@@ -56,15 +59,17 @@ func (t *TLS) Heard() bool { return t.wire.heard }
 // so that a fast sender's records leave in one write. The handshake must be over.
 func (t *TLS) receive() (*buffer, int, error) {
 	for t.end == nil {
-		if err := t.wire.await(); err != nil {
-			return nil, 0, err
+		if !t.more {
+			if err := t.wire.await(); err != nil {
+				return nil, 0, err
+			}
 		}
-		b := borrow(t.wire.in.pace.bulk())
+		b := borrow(t.wire.in.memory, t.wire.in.pace.bulk())
 		n, err := t.take(b)
 		if errors.Is(err, errNothingYet) {
 			err = nil
 		}
-		t.end = err
+		t.end, t.more = err, b.small() && n == len(b.bytes)
 		if n > 0 {
 			return b, n, nil
 		}
@@ -88,6 +93,8 @@ func (t *TLS) take(b *buffer) (n int, err error) {
 	t.wire.impatient = false
 	return n, err
 }
+
+func (t *TLS) lend(from Memory) { t.wire.in.memory = from }
 
 // abort ends the connection without TLS's own end.
 func (t *TLS) abort() { _ = t.wire.Close() }
@@ -231,18 +238,26 @@ func (w *wire) recordReady() bool {
 // relay's own bounds end the wait for a peer that never reads.
 func (w *wire) SetWriteDeadline(time.Time) error { return nil }
 
-// cork keeps what TLS writes until uncork; bulk says that it is more than the
-// usual size.
+// cork keeps what TLS writes until uncork, unless memory is short; bulk says
+// that it is more than the usual size.
 func (w *wire) cork(bulk bool) {
 	w.sending.Lock()
 	defer w.sending.Unlock()
-	w.corked = borrow(bulk)
+	b := borrow(w.in.memory, bulk)
+	if b.small() {
+		b.giveBack()
+		return
+	}
+	w.corked = b
 	w.out = w.corked.bytes[:0]
 }
 
 func (w *wire) uncork() error {
 	w.sending.Lock()
 	defer w.sending.Unlock()
+	if w.corked == nil {
+		return nil
+	}
 	_, err := w.stream.Write(w.out)
 	w.corked.giveBack()
 	w.out, w.corked = nil, nil

@@ -18,7 +18,9 @@ import (
 // A Client turns connections into HTTP client connections. One serves a whole
 // process.
 type Client struct {
-	h1, h2  *http.Transport
+	h1      *http.Transport
+	h2      [windowSizes]*http.Transport
+	memory  Memory
 	buffers batchBuffers
 }
 
@@ -34,9 +36,10 @@ const (
 )
 
 // NewClient returns a client whose responses may have headers of maxHeader
-// bytes.
-func NewClient(maxHeader int) *Client {
-	transport := func(set func(*http.Protocols)) *http.Transport {
+// bytes, and may be sent ahead as far as memory has room; nil means as far as
+// ever.
+func NewClient(maxHeader int, memory Memory) *Client {
+	transport := func(w window, set func(*http.Protocols)) *http.Transport {
 		protocols := new(http.Protocols)
 		set(protocols)
 		return &http.Transport{
@@ -48,17 +51,18 @@ func NewClient(maxHeader int) *Client {
 			WriteBufferSize:        16 << 10,
 			ReadBufferSize:         16 << 10,
 			HTTP2: &http.HTTP2Config{
-				MaxReceiveBufferPerConnection: maxConnWindow,
-				MaxReceiveBufferPerStream:     maxStreamWindow,
+				MaxReceiveBufferPerConnection: w.connection,
+				MaxReceiveBufferPerStream:     w.stream,
 				SendPingTimeout:               keepAlive,
 				PingTimeout:                   keepAliveReply,
 			},
 		}
 	}
-	return &Client{
-		h1: transport(func(p *http.Protocols) { p.SetHTTP1(true) }),
-		h2: transport(func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) }),
+	c := &Client{memory: memory, h1: transport(window{}, func(p *http.Protocols) { p.SetHTTP1(true) })}
+	for i, w := range windows() {
+		c.h2[i] = transport(w, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
 	}
+	return c
 }
 
 type handedKey struct{}
@@ -75,7 +79,8 @@ func handedOver(ctx context.Context, _, _ string) (net.Conn, error) {
 func (c *Client) open(ctx context.Context, conn *counted, h2 bool) (*http.ClientConn, error) {
 	transport := c.h1
 	if h2 {
-		transport = c.h2
+		index, release := widest(c.memory)
+		transport, conn.Conn = c.h2[index], &released{conn.Conn, release}
 	}
 	cc, err := transport.NewClientConn(context.WithValue(ctx, handedKey{}, net.Conn(conn)), "http", "endpoint:80")
 	if err != nil {

@@ -70,7 +70,7 @@ func newEndpoint(t *testing.T, h2 bool, connections, pending int, h http.Handler
 	e := &endpoint{}
 	e.server = e.serve(t, h2, h)
 	e.share.Limit(connections, pending)
-	e.Pool = NewClient(64<<10).NewPool(&e.share, h2, e.dial)
+	e.Pool = NewClient(64<<10, nil).NewPool(&e.share, h2, e.dial)
 	t.Cleanup(func() {
 		e.Close()
 		e.empty(t)

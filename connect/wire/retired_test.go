@@ -30,7 +30,7 @@ func TestRequestThatComesToARetiredPoolIsServed(t *testing.T) {
 			defer app.Close()
 			var share wire.Share
 			share.Limit(8, 8)
-			pool := wire.NewClient(64<<10).NewPool(&share, h2, func(ctx context.Context) (net.Conn, error) {
+			pool := wire.NewClient(64<<10, nil).NewPool(&share, h2, func(ctx context.Context) (net.Conn, error) {
 				var d net.Dialer
 				return d.DialContext(ctx, "tcp", app.Listener.Addr().String())
 			})

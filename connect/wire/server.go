@@ -27,18 +27,29 @@ type Options struct {
 	// Idle is how long a connection without a request is kept.
 	Idle    time.Duration
 	Handler http.Handler
-	Log     hclog.Logger // of what net/http has to say, at level debug; nil means nowhere
+	// Memory has the room for what clients of HTTP/2 send ahead; nil means any
+	// amount.
+	Memory Memory
+	Log    hclog.Logger // of what net/http has to say, at level debug; nil means nowhere
 }
 
 // A Server serves HTTP on connections that are handed to it. Handlers find what
 // was handed over with a connection through [About].
 type Server struct {
-	http     *http.Server
-	handed   chan net.Conn
+	queues   [windowSizes]queue
+	memory   Memory
 	closed   chan struct{}
 	once     sync.Once
 	draining atomic.Bool
 	buffers  batchBuffers
+}
+
+// A queue is where connections with windows of one size wait for their server,
+// as the listener that net/http wants.
+type queue struct {
+	http   *http.Server
+	handed chan net.Conn
+	s      *Server
 }
 
 // Bounds of what one HTTP/2 peer can make a server hold. Streams that a peer
@@ -61,11 +72,18 @@ func NewServer(o Options) *Server {
 	if o.Log == nil {
 		o.Log = hclog.NewNullLogger()
 	}
-	s := &Server{handed: make(chan net.Conn), closed: make(chan struct{})}
+	s := &Server{memory: o.Memory, closed: make(chan struct{})}
+	for i, w := range windows() {
+		s.queues[i] = queue{http: newHTTP(o, w), handed: make(chan net.Conn), s: s}
+	}
+	return s
+}
+
+func newHTTP(o Options, w window) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	s.http = &http.Server{
+	return &http.Server{
 		Handler:           o.Handler,
 		MaxHeaderBytes:    max(o.MaxHeader-minHeaderSettled, 1), // net/http adds as much
 		ReadHeaderTimeout: o.HeaderTimeout,
@@ -74,8 +92,8 @@ func NewServer(o Options) *Server {
 		ErrorLog:          o.Log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
-			MaxReceiveBufferPerConnection: maxConnWindow,
-			MaxReceiveBufferPerStream:     maxStreamWindow,
+			MaxReceiveBufferPerConnection: w.connection,
+			MaxReceiveBufferPerStream:     w.stream,
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, aboutKey{}, c.(*served).about)
@@ -83,23 +101,39 @@ func NewServer(o Options) *Server {
 		// OPTIONS * is the application's to answer.
 		DisableGeneralOptionsHandler: true,
 	}
-	return s
 }
 
 // Run accepts what is handed over until Close. Connections may go on after it.
 func (s *Server) Run() error {
-	if err := s.http.Serve((*handover)(s)); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-		return err
+	var all sync.WaitGroup
+	var errs [windowSizes]error
+	for i := range s.queues {
+		q := &s.queues[i]
+		all.Go(func() {
+			if err := q.http.Serve(q); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				errs[i] = err
+				s.stop() // one that takes no more must not leave callers waiting
+			}
+		})
 	}
-	return nil
+	all.Wait()
+	return errors.Join(errs[:]...)
 }
 
 // Serve serves a connection, which it owns from then on, and returns when it
-// has ended. Requests of it may still be in their handlers.
-func (s *Server) Serve(conn net.Conn, about any) {
+// has ended. Requests of it may still be in their handlers. ahead says that
+// HTTP/2 is to be expected of the client, and worth memory for what it sends
+// ahead; it may speak either.
+func (s *Server) Serve(conn net.Conn, ahead bool, about any) {
 	c := &served{Conn: conn, about: about, closed: make(chan struct{}), buffers: &s.buffers}
+	index := windowSizes - 1
+	if ahead || s.memory == nil {
+		var release func()
+		index, release = widest(s.memory)
+		defer release()
+	}
 	select {
-	case s.handed <- c:
+	case s.queues[index].handed <- c:
 		<-c.closed
 	case <-s.closed:
 		_ = conn.Close()
@@ -122,35 +156,39 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.stop()
 	now, cancel := context.WithCancel(ctx)
 	cancel() // net/http would wait for the others; whoever drains does that
-	_ = s.http.Shutdown(now)
+	for i := range s.queues {
+		_ = s.queues[i].http.Shutdown(now)
+	}
 }
 
 // Close cuts every connection.
 func (s *Server) Close() {
 	s.stop()
-	_ = s.http.Close()
+	for i := range s.queues {
+		_ = s.queues[i].http.Close()
+	}
 }
 
 func (s *Server) stop() { s.once.Do(func() { close(s.closed) }) }
 
-// handover is the server's queue as the listener that net/http wants.
-type handover Server
-
-func (h *handover) Accept() (net.Conn, error) {
+// Accept implements net.Listener.
+func (q *queue) Accept() (net.Conn, error) {
 	select {
-	case c := <-h.handed:
+	case c := <-q.handed:
 		return c, nil
-	case <-h.closed:
+	case <-q.s.closed:
 		return nil, net.ErrClosed
 	}
 }
 
-func (h *handover) Close() error {
-	(*Server)(h).stop()
+// Close implements net.Listener; the queues of a server close together.
+func (q *queue) Close() error {
+	q.s.stop()
 	return nil
 }
 
-func (h *handover) Addr() net.Addr { return nowhere{} }
+// Addr implements net.Listener.
+func (q *queue) Addr() net.Addr { return nowhere{} }
 
 type nowhere struct{}
 

@@ -36,6 +36,11 @@ func run(t *testing.T, o Options) *running {
 // is closed when Serve has returned.
 func (r *running) hand(t *testing.T, about any) (net.Conn, <-chan struct{}) {
 	t.Helper()
+	return r.handAhead(t, about, true)
+}
+
+func (r *running) handAhead(t *testing.T, about any, ahead bool) (net.Conn, <-chan struct{}) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +59,7 @@ func (r *running) hand(t *testing.T, about any) (net.Conn, <-chan struct{}) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		r.Serve(far, about)
+		r.Serve(far, ahead, about)
 	}()
 	return near, over
 }

@@ -27,13 +27,15 @@ type Vault struct {
 	path   string
 	dir    string
 	listen string
+	more   []string // arguments
 }
 
 // StartVault starts a dev server and waits until it is unsealed. It is killed
-// when t ends; its log is shown if t has failed.
-func StartVault(t testing.TB) *Vault {
+// when t ends; its log is shown if t has failed. More arguments are those of
+// vault server.
+func StartVault(t testing.TB, more ...string) *Vault {
 	t.Helper()
-	v := &Vault{Token: "root", path: binary(t, "vault", "OUTRIDER_VAULT", vaultVersion), dir: t.TempDir()}
+	v := &Vault{Token: "root", path: binary(t, "vault", "OUTRIDER_VAULT", vaultVersion), dir: t.TempDir(), more: more}
 	var err error
 	for range 3 {
 		v.listen = FreeAddr(t)
@@ -56,9 +58,8 @@ func StartVault(t testing.TB) *Vault {
 
 func (v *Vault) run(t testing.TB) {
 	t.Helper()
-	v.process = start(t, "vault", v.dir, v.path, []string{
-		"server", "-dev", "-dev-no-store-token", "-dev-root-token-id=" + v.Token, "-dev-listen-address=" + v.listen,
-	}, nil)
+	args := []string{"server", "-dev", "-dev-no-store-token", "-dev-root-token-id=" + v.Token, "-dev-listen-address=" + v.listen}
+	v.process = start(t, "vault", v.dir, v.path, append(args, v.more...), nil)
 }
 
 func (v *Vault) ready(ctx context.Context) error {
@@ -91,4 +92,11 @@ func (v *Vault) Env() []string {
 func (v *Vault) Command(t testing.TB, args ...string) string {
 	t.Helper()
 	return command(t, v.dir, v.path, v.Env(), args)
+}
+
+// VaultPlugins returns the folder with the auth methods that the server lacks,
+// for -dev-plugin-dir: vault-auth-aws. OUTRIDER_VAULT_PLUGINS names another one.
+func VaultPlugins(t testing.TB) string {
+	t.Helper()
+	return binary(t, "vault-plugins", "OUTRIDER_VAULT_PLUGINS", vaultVersion)
 }

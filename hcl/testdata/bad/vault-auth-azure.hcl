@@ -1,0 +1,15 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+vault {
+  address = "https://127.0.0.1:8200"
+
+  auth "azure" {
+    resource  = " https://management.azure.com/"
+    client_id = "x"
+  }
+
+  pki {
+    role = "web"
+  }
+}
