@@ -37,12 +37,13 @@ BENCH       ?= .
 BENCH_COUNT ?= 6
 
 include dist/package.mk
+include dist/metrics.mk
 include integration/servers/packer/packer.mk
 
 .PHONY: help demo build image test vet lint unit race fuzz bench bench-envoy bench-nomad golden integration servers clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile dist/package.mk
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile dist/package.mk dist/metrics.mk
 
 demo: build ## build Outrider and show a mesh in one process; needs nothing but Go
 	bin/outrider dev -once
@@ -75,7 +76,7 @@ lint: $(GOLANGCI) ## golangci-lint; built on first use
 
 # Vet has run already when this is part of test. Some unit tests hold the
 # embedded control plane against a real Consul, so the servers are needed here.
-unit: servers ## all packages but integration, with the race detector
+unit: servers promtool ## all packages but integration, with the race detector
 	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -race -vet=off $(UNIT_PACKAGES)
 	for dir in $(ASIDE); do (cd $$dir && GOWORK=off $(GO) test -vet=off .); done
@@ -83,7 +84,7 @@ unit: servers ## all packages but integration, with the race detector
 race: unit ## another name for unit
 
 # Never from the test cache: the servers are no input that Go could watch.
-integration: servers ## whole agents against real Consul, Vault, Nomad and Envoy
+integration: servers promtool ## whole agents against real Consul, Vault, Nomad and Envoy
 	OUTRIDER_CONSUL=$(CONSUL) OUTRIDER_VAULT=$(VAULT) OUTRIDER_NOMAD=$(NOMAD) OUTRIDER_ENVOY=$(ENVOY) \
 	    $(GO) test -race -vet=off -count=1 -parallel 4 -timeout 20m ./integration/...
 

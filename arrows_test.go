@@ -47,7 +47,15 @@ const (
 
 	sockaddrLib = "github.com/hashicorp/go-sockaddr"
 
+	otelLib = "go.opentelemetry.io"
+
 	jose = "github.com/go-jose/go-jose/v4"
+
+	prometheusLib   = "github.com/prometheus/client_golang/prometheus"
+	metricModelLib  = "github.com/prometheus/client_model/go"
+	metricTextLib   = "github.com/prometheus/common/expfmt"
+	chromedpLib     = "github.com/chromedp/chromedp"
+	chromeDriverLib = "github.com/chromedp/cdproto"
 )
 
 // arrows is the architecture. Three sentences explain it: the data plane never
@@ -58,9 +66,9 @@ func arrows() map[string]rule {
 	return map[string]rule{
 		".": {ours: []string{"command"}},
 		"command": {
-			ours:    []string{"agent", "agent/doctor", "agent/handover", "connect", "hcl", "internal/dev", "jobs", "version"},
+			ours:    []string{"agent", "agent/consul", "agent/crash", "agent/doctor", "agent/handover", "agent/ledger", "agent/outline", "agent/recorder", "agent/rehearse", "agent/tap", "connect", "connect/explain", "hcl", "internal/dev", "jobs", "version"},
 			libs:    []string{hclog},
-			inTests: []string{"connect/proxy"},
+			inTests: []string{"connect/flow", "connect/proxy"},
 		},
 		"internal/dev": {
 			ours: []string{"agent", "connect", "hcl", "internal/miniconsul"},
@@ -68,19 +76,23 @@ func arrows() map[string]rule {
 		},
 
 		"connect":         {},
+		"connect/access":  {ours: []string{"connect", "connect/flow", "connect/request"}},
 		"connect/jwt":     {ours: []string{"connect"}, libs: []string{jose}},
 		"connect/policy":  {ours: []string{"connect", "connect/jwt", "connect/request"}, inTests: []string{jose}},
 		"connect/request": {ours: []string{"connect"}},
 		"connect/route":   {ours: []string{"connect", "connect/request"}},
 		"connect/balance": {ours: []string{"connect"}},
 		"connect/mtls":    {ours: []string{"connect"}},
+		"connect/explain": {ours: []string{"connect"}},
 		"connect/relay":   {},
 		"connect/retry":   {},
 		"connect/limit":   {},
+		"connect/measure": {ours: []string{"connect", "connect/flow"}, libs: []string{prometheusLib, metricModelLib}, inTests: []string{metricTextLib}},
 		"connect/wire":    {libs: []string{hclog, http2Lib}},
+		"connect/flow":    {ours: []string{"connect"}},
 		"connect/proxy": {
 			ours: []string{
-				"connect", "connect/policy", "connect/request", "connect/route", "connect/balance", "connect/mtls",
+				"connect", "connect/access", "connect/explain", "connect/flow", "connect/measure", "connect/policy", "connect/request", "connect/route", "connect/balance", "connect/mtls",
 				"connect/relay", "connect/retry", "connect/limit", "connect/wire",
 			},
 			libs:    []string{hclog, xrate, unixLib},
@@ -89,25 +101,43 @@ func arrows() map[string]rule {
 
 		"agent": {
 			ours: []string{
-				"hcl", "connect", "connect/proxy",
+				"hcl", "connect", "connect/access", "connect/explain", "connect/flow", "connect/measure", "connect/proxy",
+				"agent/accesslog", "agent/ledger", "agent/page", "agent/recorder", "agent/tap", "agent/telemetry", "agent/trace",
 				"agent/watch", "agent/assemble", "agent/consul", "agent/jwks", "agent/limits", "agent/metadata", "agent/vault", "agent/nomad", "agent/handover",
 			},
 			libs: []string{hclog, xsync, systemd},
 		},
-		"agent/handover": {},
-		"agent/doctor":   {ours: []string{"agent/consul", "agent/nomad", "jobs"}},
+		"agent/accesslog": {ours: []string{"connect", "connect/access", "connect/flow"}, libs: []string{hclog, unixLib}},
+		"agent/handover":  {},
+		"agent/ledger":    {ours: []string{"connect", "connect/flow"}, libs: []string{hclog}},
+		"agent/rehearse":  {ours: []string{"agent/ledger", "connect", "connect/policy", "connect/request"}, inTests: []string{"agent/consul", "hcl"}},
+		"agent/crash":     {libs: []string{hclog}},
+		"agent/outline":   {ours: []string{"connect", "connect/flow"}},
+		"agent/recorder":  {ours: []string{"agent/outline", "connect", "connect/flow"}},
+		"agent/page":      {libs: []string{metricModelLib}, inTests: []string{"connect/flow", "connect/measure"}},
+		"agent/tap":       {ours: []string{"agent/outline", "connect", "connect/flow"}, libs: []string{hclog, xrate}},
+		"agent/doctor": {
+			ours:    []string{"agent", "agent/consul", "agent/limits", "agent/nomad", "agent/vault", "connect", "hcl", "jobs"},
+			inTests: []string{"connect/proxy"},
+		},
+		"agent/telemetry": {
+			ours: []string{"connect", "connect/measure"}, libs: []string{hclog, prometheusLib, metricModelLib, metricTextLib},
+			inTests: []string{"connect/flow"},
+		},
 		"agent/watch":    {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/assemble": {ours: []string{"connect"}, libs: []string{hclog}},
 		"agent/consul":   {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, xsync, consulAPI}},
 		"agent/jwks":     {ours: []string{"connect", "agent/watch"}, libs: []string{hclog}},
 		"agent/limits":   {},
 		"agent/metadata": {},
+		"agent/trace":    {ours: []string{"connect", "connect/flow"}, libs: []string{hclog, otelLib, "google.golang.org/protobuf", "golang.org/x/net/http/httpguts"}, inTests: []string{grpcLib}},
 		"agent/vault":    {ours: []string{"connect", "agent/watch"}, libs: []string{hclog, vaultAPI}},
 		"agent/nomad":    {libs: []string{hclog, unixLib}},
 
 		// What packages hold follows from the table of commands.
 		"dist":          {inTests: []string{"command", "hcl"}},
 		"dist/generate": {ours: []string{"command"}},
+		"dist/metrics":  {ours: []string{"agent/telemetry", "connect/measure"}},
 
 		"hcl":     {libs: []string{hclLib, ctyLib, sockaddrLib}},
 		"jobs":    {ours: []string{"hcl"}, libs: []string{nomadAPI}},
@@ -119,13 +149,19 @@ func arrows() map[string]rule {
 		"internal/realserver": {},
 
 		"integration": {
-			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib, unixLib},
+			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib, unixLib, otelLib, "google.golang.org/protobuf/proto"},
 		},
 		"integration/nomad":  {inTests: []string{"agent", nomadAPI, consulAPI, unixLib}},
 		"integration/limits": {inTests: []string{"agent"}},
 		"integration/packer": {inTests: []string{hclLib}},
-		"integration/vm":     {},
-		"integration/bench":  {inTests: []string{grpcLib, http2Lib}},
+		"integration/page": {
+			inTests: []string{
+				"agent", "agent/ledger", "agent/page", "agent/recorder", "connect/explain", "connect/flow", "connect/measure", "connect/proxy", "hcl",
+				chromedpLib, chromeDriverLib,
+			},
+		},
+		"integration/vm":    {},
+		"integration/bench": {inTests: []string{grpcLib, http2Lib}},
 	}
 }
 
@@ -254,7 +290,7 @@ func TestDataPlaneNeverReachesTheControlPlane(t *testing.T) {
 
 func TestEachForeignAPIHasOneDoor(t *testing.T) {
 	t.Parallel()
-	doors := map[string]string{consulAPI: "agent/consul", vaultAPI: "agent/vault", hclLib: "hcl", ctyLib: "hcl", systemd: "agent"}
+	doors := map[string]string{consulAPI: "agent/consul", vaultAPI: "agent/vault", hclLib: "hcl", ctyLib: "hcl", systemd: "agent", otelLib: "agent/trace"}
 	for dir, r := range arrows() {
 		for _, lib := range r.libs {
 			if door, ok := doors[lib]; ok && door != dir {

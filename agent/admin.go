@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/outrider-mesh/outrider/agent/page"
 	"github.com/outrider-mesh/outrider/connect/proxy"
 )
 
@@ -152,8 +153,41 @@ func localOnly(next http.Handler) http.Handler {
 			answer(w, http.StatusForbidden, "the admin API answers to localhost only")
 			return
 		}
+		if fromElsewhere(r) {
+			answer(w, http.StatusForbidden, "the admin API answers to no other site's pages")
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// maxGathers bounds how many read all counters at once: any program of the host may
+// ask for them.
+const maxGathers = 4
+
+func fewAtOnce(next http.Handler) http.Handler {
+	slots := make(chan struct{}, maxGathers)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			answer(w, http.StatusTooManyRequests, fmt.Sprintf("the counters are being read %d times already; ask again", maxGathers))
+		}
+	})
+}
+
+// fromElsewhere reports whether a page of another site makes the request: by what
+// browsers say of it (Fetch, Origin; Fetch Metadata, Sec-Fetch-Site), which pages
+// cannot change. Following a link to our page is not that.
+func fromElsewhere(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "cross-site", "same-site":
+		return r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document" || r.URL.Path != "/"
+	}
+	origin := r.Header.Get("Origin")
+	return origin != "" && origin != "http://"+r.Host
 }
 
 // readyMux answers what may be known without seeing anything else.
@@ -175,6 +209,14 @@ func (a *Agent) adminMux() *http.ServeMux {
 	mux := a.readyMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) { answerJSON(w, a.Status(r.Context())) })
 	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, a.snapshots()) })
+	mux.Handle("GET /v1/explain", a.observed.explain)
+	mux.Handle("GET /v1/failures", a.observed.failures)
+	mux.Handle("GET /v1/edges", a.observed.edges)
+	mux.Handle("GET /v1/series", fewAtOnce(page.Counts(a.observed.gatherers)))
+	mux.Handle("GET /v1/tap", a.observed.tap) // which answers on a unix socket only
+	mux.Handle("GET /metrics", a.observed.metrics.Handler())
+	mux.Handle("GET /{$}", a.observed.page)
+	mux.Handle("GET /page/", a.observed.page)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)

@@ -55,6 +55,8 @@ type Options struct {
 	// Load reads the configuration anew, for [Agent.ReloadFiles]; nil when there is
 	// none to read.
 	Load func() (*hcl.Config, error)
+	// StateDirectory is where what was seen outlives the process; "" for nowhere.
+	StateDirectory string
 	// Tracked says that somebody watches the ID of this very process, as Nomad
 	// does: it is not replaced while it runs.
 	Tracked bool
@@ -87,6 +89,7 @@ type Agent struct {
 	vault     *vault.Client // nil: leaves come from Consul
 	started   time.Time
 	memory    *proxy.Memory // nil: nobody counts what connections hold
+	observed  *observation
 
 	reload   chan reload
 	upgrades chan upgrade
@@ -135,6 +138,9 @@ func New(opts Options) (*Agent, error) {
 		}
 	}
 	a.registrar = client.NewRegistrar(definitions(cfg.Services), opts.Logger.Named("register"))
+	if a.observed, err = a.newObservation(); err != nil {
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -153,6 +159,7 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer a.observing(ctx)()
 	group, ctx := errgroup.WithContext(ctx)
 	sidecars := &supervisor{agent: a, running: make(map[string]func())}
 	e := ending{stop: stop, registered: make(chan struct{}), successor: make(chan *handover.Successor, 1)}
@@ -172,6 +179,9 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 		return a.registrar.Run(registering)
 	})
 	group.Go(func() error { return a.serveAdmin(speaking, admin) })
+	for _, part := range []func(context.Context) error{a.observed.metrics.Run, a.observed.tap.Run} {
+		group.Go(func() error { return part(speaking) })
+	}
 	for _, l := range a.promised() {
 		group.Go(func() error { return a.keepServing(speaking, l) })
 	}

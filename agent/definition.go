@@ -5,6 +5,7 @@ package agent
 
 import (
 	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/hcl"
 )
 
@@ -41,6 +42,10 @@ func sidecarDefinition(s hcl.Service) consul.Sidecar {
 			ExposeChecks: sc.Proxy.Expose.Checks,
 		},
 	}
+	if logs := sc.Proxy.AccessLogs; logs != nil {
+		a := accessLogs(*logs)
+		out.Proxy.AccessLogs = &a
+	}
 	// Own checks replace both defaults of Consul; without the TCP check the
 	// alias of the service is what is left of them.
 	if sc.DisableDefaultTCPCheck && len(out.Checks) == 0 {
@@ -55,6 +60,14 @@ func sidecarDefinition(s hcl.Service) consul.Sidecar {
 		out.Proxy.Upstreams = append(out.Proxy.Upstreams, upstream(u))
 	}
 	return out
+}
+
+// accessLogs are those of a configuration in the words of the mesh.
+func accessLogs(a hcl.AccessLogs) connect.AccessLogs {
+	return connect.AccessLogs{
+		Enabled: a.Enabled, NoListenerLogs: a.DisableListenerLogs, Type: connect.AccessLogType(a.Type), Path: a.Path,
+		JSONFormat: a.JSONFormat, TextFormat: a.TextFormat,
+	}
 }
 
 func upstream(u hcl.Upstream) consul.Upstream {

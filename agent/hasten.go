@@ -17,10 +17,11 @@ import (
 )
 
 // hasten has Consul look at the sidecar as soon as it and its application listen,
-// and publish what it sees, where that has been asked for. That it cannot is no
-// fault: Consul looks and publishes by itself, later.
+// where that has been asked for, and publish what it sees, there and where the
+// registration is ours. That it cannot is no fault: Consul looks and publishes by
+// itself, later.
 func (s *session) hasten(ctx context.Context) error {
-	if !s.ref.Hasten {
+	if !s.ref.Hasten && s.foreign {
 		return nil
 	}
 	select {
@@ -33,7 +34,7 @@ func (s *session) hasten(ctx context.Context) error {
 	}
 	token, err := readToken(s.ref.CheckToken)
 	passes, published := false, false
-	if err == nil {
+	if err == nil && s.ref.Hasten {
 		passes, err = s.agent.consul.HastenCheck(ctx, s.id(), token)
 	}
 	if err == nil {
@@ -41,6 +42,8 @@ func (s *session) hasten(ctx context.Context) error {
 	}
 	switch {
 	case ctx.Err() != nil:
+	case err != nil && !s.ref.Hasten:
+		s.log.Debug("Consul was not seen to publish the sidecar's health", "error", err)
 	case err != nil:
 		s.log.Info("callers elsewhere may see this sidecar only after the next interval of its check", "error", err)
 	case passes, published:

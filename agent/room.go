@@ -115,7 +115,10 @@ func inMB(bytes int64) string {
 func (a *Agent) mostConnections() int64 {
 	l := a.proxyLimits()
 	total := int64(len(a.opts.Sidecars)) * int64(l.Inbound+l.Outbound)
-	for _, s := range a.config.Services {
+	a.mu.Lock()
+	services := a.config.Services // which nobody writes to
+	a.mu.Unlock()
+	for _, s := range services {
 		total += int64(l.Inbound)
 		if s.Connect.SidecarService != nil {
 			total += int64(len(s.Connect.SidecarService.Proxy.Upstreams)) * int64(l.Outbound)

@@ -61,6 +61,7 @@ type session struct {
 	peers     map[consul.PeerKey]*feed[string, connect.Peer]
 
 	defaultFrom atomic.Pointer[string]
+	appliedAt   atomic.Pointer[time.Time] // the latest snapshot
 
 	http       sync.Mutex // guards what follows, and the watches that depend on it
 	speaksHTTP bool
@@ -70,6 +71,9 @@ type session struct {
 
 	exposesChecks atomic.Bool
 	exposing      chan struct{} // one slot: exposesChecks has changed
+
+	// Owned by applySnapshots.
+	observers *observers
 
 	// Owned by exposeChecks.
 	exposed        []connect.ExposedPath
@@ -115,6 +119,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	ses.assembler = assemble.New(assemble.Options{Publish: ses.publish, Want: ses.want, Log: s.log})
 	s.now.Store(ses)
 	defer s.now.CompareAndSwap(ses, nil)
+	defer func() { ses.observers.end() }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
@@ -285,6 +290,10 @@ func (s *session) applySnapshots(ctx context.Context) error {
 }
 
 func (s *session) apply(ctx context.Context, snapshot *connect.Snapshot) {
+	if s.observers == nil {
+		s.observe(snapshot)
+	}
+	s.observers.follow(snapshot)
 	err := s.proxy.Apply(ctx, snapshot)
 	if ctx.Err() != nil {
 		return
@@ -293,6 +302,8 @@ func (s *session) apply(ctx context.Context, snapshot *connect.Snapshot) {
 	var unbound *proxy.BindError
 	switch {
 	case err == nil:
+		now := time.Now()
+		s.appliedAt.Store(&now)
 		s.log.Debug("snapshot is in force", "snapshot", snapshot.Version)
 	case errors.As(err, &unbound):
 		s.log.Error("a listener could not be opened; trying again", "snapshot", snapshot.Version, "error", err)

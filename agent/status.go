@@ -36,6 +36,8 @@ type SidecarStatus struct {
 	Ready   bool
 	Missing []string // what must be heard before the first snapshot
 	Problem string   // why the latest snapshot is not in force in full
+	// SnapshotAt is when the latest snapshot came into force; zero before the first.
+	SnapshotAt time.Time `json:",omitzero"`
 
 	Leaf          *LeafStatus // nil before the first snapshot
 	Roots         []RootStatus
@@ -136,6 +138,9 @@ func (s *sidecar) status(ctx context.Context) SidecarStatus {
 	if snapshot == nil {
 		out.Leaf = ses.renewal(LeafStatus{})
 		return out
+	}
+	if at := ses.appliedAt.Load(); at != nil {
+		out.SnapshotAt = *at
 	}
 	out.Service, out.DefaultPolicy = snapshot.Service.Name, snapshot.DefaultAction.String()
 	if from := ses.defaultFrom.Load(); from != nil {

@@ -45,6 +45,7 @@ func (a *Agent) Reload(ctx context.Context, cfg *hcl.Config) error {
 // agent, see [Agent.Reload]. After an error, that of a configuration with mistakes
 // among them, the running one stays.
 func (a *Agent) ReloadFiles(ctx context.Context) error {
+	a.observed.logs.Reopen() // as logrotate asks, whatever else comes of it
 	if a.opts.Load == nil {
 		return errors.New("this process has no configuration that could be read again")
 	}
@@ -84,6 +85,8 @@ func needsRestart(old, next *hcl.Config) error {
 		{"vault", old.Vault, next.Vault},
 		{"admin", old.Admin, next.Admin},
 		{"limits", old.Limits, next.Limits},
+		{"telemetry", old.Telemetry, next.Telemetry},
+		{"access_log", old.AccessLog, next.AccessLog},
 	} {
 		if !reflect.DeepEqual(block.old, block.next) {
 			return fmt.Errorf("the %s block has changed, which needs a restart: the running configuration stays", block.name)

@@ -140,12 +140,16 @@ func (a *Agent) handOver(ctx context.Context) (*handover.Successor, error) {
 func (a *Agent) freeze() {
 	a.frozen.Store(true)
 	a.registrar.Pause()
+	if err := a.observed.edges.Cede(); err != nil {
+		a.log.Warn("the calls seen lately are lost to the successor", "error", err)
+	}
 }
 
 // thaw takes freeze back, and what a failed successor may have registered.
 func (a *Agent) thaw(plans []string) {
 	a.frozen.Store(false)
 	a.registrar.Resume(plans)
+	a.observed.edges.Resume()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.sidecars {

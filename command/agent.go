@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/outrider-mesh/outrider/agent"
+	"github.com/outrider-mesh/outrider/agent/crash"
 	"github.com/outrider-mesh/outrider/agent/handover"
 	"github.com/outrider-mesh/outrider/hcl"
 	"github.com/outrider-mesh/outrider/version"
@@ -131,8 +132,8 @@ func terminal(w io.Writer) bool {
 
 // serve runs an agent under the signals of a service: SIGHUP reloads, SIGUSR2 has
 // the program on disk take over, SIGTERM and SIGINT drain, and the second of them
-// ends at once. prepare may wait for what the agent needs; a signal ends that
-// too.
+// ends at once; SIGQUIT ends it with what it knows in a file. prepare may wait for
+// what the agent needs; a signal ends that too.
 func (i invocation) serve(sockets *handover.Sockets, log hclog.Logger, prepare func(context.Context, hclog.Logger) (agent.Options, error)) int {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGTERM, syscall.SIGINT)
@@ -147,7 +148,7 @@ func (i invocation) serve(sockets *handover.Sockets, log hclog.Logger, prepare f
 		sockets.Fail(err.Error())
 		return i.fail("%v", err)
 	}
-	opts.Logger, opts.Version, opts.Handover = log, version.String(), sockets
+	opts.Logger, opts.Version, opts.Handover, opts.StateDirectory = log, version.String(), sockets, stateDirectory()
 	if opts.Notify == nil {
 		opts.Notify = agent.Systemd
 	}
@@ -156,20 +157,26 @@ func (i invocation) serve(sockets *handover.Sockets, log hclog.Logger, prepare f
 		sockets.Fail(err.Error())
 		return i.fail("%v", err)
 	}
+	last := lastWords(log, crash.Known{Version: opts.Version, Status: func(ctx context.Context) any { return a.Status(ctx) }, Failures: func() any { return a.Failures() }})
+	defer last.close()
+	signal.Notify(signals, syscall.SIGQUIT)
 	stop := make(chan struct{})
 	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx, stop) }()
+	go func() { ended <- last.run(func() error { return a.Run(ctx, stop) }) }()
 	stopping := false
 	for {
 		select {
 		case err := <-ended:
 			if err != nil {
+				last.failed(err)
 				sockets.Fail(err.Error())
 				return i.fail("%v", err)
 			}
 			return exitOK
 		case s := <-signals:
 			switch {
+			case s == syscall.SIGQUIT:
+				last.quit()
 			case s == syscall.SIGHUP:
 				_ = a.ReloadFiles(ctx) // the log says what came of it
 			case s == syscall.SIGUSR2:

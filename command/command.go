@@ -48,8 +48,13 @@ func commands() []subcommand {
 		{"job", "inject [FLAGS] FILE|-", "put sidecar tasks into a Nomad job, print it or run it", runJob},
 		{"reload", "[-admin ADDRESS]", "have the running agent take up its configuration anew", runReload},
 		{"upgrade", "[-admin ADDRESS]", "have the program on disk take over from the running agent", runUpgrade},
-		{"status", "[-json] [-alloc ID]", "show what this host serves, Nomad's sidecars too", runStatus},
+		{"status", "[-json] [-failures] [-alloc ID]", "show what this host serves, Nomad's sidecars too, or what failed", runStatus},
+		{"tap", "[FILTERS] [-json]", "show connections and requests as they end", runTap},
+		{"explain", "[-header FIELD] SRC DST [METHOD PATH]", "say what becomes of a call, and why", runExplain},
 		{"doctor", "[-json] [-config PATH...]", "look for what keeps a sidecar from working here", runDoctor},
+		{"policy", "test [FLAGS] FILE...", "check what intentions decide against a table of expectations", runPolicy},
+		{"intentions", "preview -f FILE... [FLAGS]", "show which calls seen here other intentions would cut", runIntentions},
+		{"intentions", "suggest [-l7] [FLAGS]", "write the intentions that the calls seen here need", runIntentions},
 		{"version", "[-json]", "print the version", runVersion},
 	}
 }
@@ -84,9 +89,9 @@ func printHelp(w io.Writer) {
 	var b strings.Builder
 	b.WriteString("Outrider is a Consul service-mesh sidecar for VMs and bare metal.\n\nUsage: outrider COMMAND [FLAGS]\n\nCommands:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "  %-9s %-32s %s\n", c.name, c.args, c.summary)
+		fmt.Fprintf(&b, "  %-10s %-32s %s\n", c.name, c.args, c.summary)
 	}
-	b.WriteString("  -c FILE   -l LEVEL …                       as Envoy is started: run the sidecar of a bootstrap\n")
+	b.WriteString("  -c FILE    -l LEVEL …                       as Envoy is started: run the sidecar of a bootstrap\n")
 	b.WriteString("\n\"outrider COMMAND -h\" lists the flags of a command.\n")
 	_, _ = io.WriteString(w, b.String())
 }

@@ -4,14 +4,12 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"net/http"
+	"net"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/outrider-mesh/outrider/agent"
@@ -22,9 +20,12 @@ import (
 
 func runDoctor(i invocation) int {
 	var configs list
-	fs := i.flags("doctor", "[-json] [-config PATH...]")
-	asJSON := fs.Bool("json", false, "print JSON")
-	fs.Var(&configs, "config", "configuration `PATH` that says where Consul and Vault are; else the environment does; may be given several times")
+	var f doctorFlags
+	fs := i.flags("doctor", "[-json] [-offline] [-config PATH...]")
+	fs.BoolVar(&f.asJSON, "json", false, "print JSON")
+	fs.BoolVar(&f.offline, "offline", false, "ask nobody, as in an image that is being made: files, ports, limits and programs of this host only")
+	fs.Var(&configs, "config", "configuration `PATH` that says what sidecars of this host need; else the environment does; may be given several times")
+	fs.StringVar(&f.admin, "admin", os.Getenv("OUTRIDER_ADMIN"), "`ADDRESS` of the admin API of the agent (OUTRIDER_ADMIN); else that of the configuration, or "+defaultAdmin)
 	if code, ok := i.parse(fs); !ok {
 		return code
 	}
@@ -40,20 +41,12 @@ func runDoctor(i invocation) int {
 	if !ok {
 		return code
 	}
-	client, err := jobs.NewClient()
+	options, err := f.options(cfg, configs)
 	if err != nil {
 		return i.fail("doctor: %v", err)
 	}
-	findings := doctor.Examine(context.Background(), doctor.Options{
-		Consul:        func(address string) (doctor.Consul, error) { return agent.ConsulClient(cfg, address) },
-		Nomad:         client,
-		NomadExpected: os.Getenv("NOMAD_ADDR") != "",
-		VaultDate:     vaultDate(cfg),
-		Root:          os.DirFS("/"),
-		Sockets:       doctor.Sockets(),
-		Now:           time.Now,
-	})
-	if *asJSON {
+	findings := doctor.Examine(context.Background(), options)
+	if f.asJSON {
 		text, err := json.MarshalIndent(map[string]any{"Findings": findings}, "", "  ")
 		if err != nil {
 			return i.fail("doctor: encode the findings: %v", err)
@@ -82,28 +75,40 @@ func printFindings(out io.Writer, findings []doctor.Finding) {
 	p.line(0, "%d ok, %d to look at, %d failed, %d skipped", counts[doctor.OK], counts[doctor.Warn], counts[doctor.Fail], counts[doctor.Skipped])
 }
 
-// vaultDate returns how to read Vault's clock; nil without Vault. No secret is
-// sent, and no answer but its date is used.
-func vaultDate(cfg *hcl.Config) func(context.Context) (time.Time, error) {
-	if cfg.Vault == nil || cfg.Vault.Address == "" {
-		return nil
+type doctorFlags struct {
+	asJSON, offline bool
+	admin           string
+}
+
+// options are what there is to look at on this machine.
+func (f doctorFlags) options(cfg *hcl.Config, files []string) (doctor.Options, error) {
+	client, err := jobs.NewClient()
+	if err != nil {
+		return doctor.Options{}, err
 	}
-	address := strings.TrimSuffix(cfg.Vault.Address, "/")
-	return func(ctx context.Context) (time.Time, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/v1/sys/health", nil)
-		if err != nil {
-			return time.Time{}, fmt.Errorf("ask Vault at %s for its time: %w", address, err)
-		}
-		transport := &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment}
-		res, err := transport.RoundTrip(req)
-		if err != nil {
-			return time.Time{}, fmt.Errorf("ask Vault at %s for its time: %w", address, err)
-		}
-		defer func() { _ = res.Body.Close() }()
-		at, err := http.ParseTime(res.Header.Get("Date"))
-		if err != nil {
-			return time.Time{}, errors.New("Vault at " + address + " has not told its time")
-		}
-		return at, nil
+	admin := cmp.Or(f.admin, cfg.Admin.Address, defaultAdmin)
+	o := doctor.Options{
+		Config: cfg, Files: files, Offline: f.offline,
+		Consul:        func(address string) (doctor.Consul, error) { return agent.ConsulClient(cfg, address) },
+		Nomad:         client,
+		NomadExpected: os.Getenv("NOMAD_ADDR") != "",
+		Agent: func(ctx context.Context) (*agent.Status, error) {
+			body, err := askAgent(ctx, admin, statusPath)
+			if err != nil {
+				return nil, err
+			}
+			s, err := readStatus(body)
+			return &s, err
+		},
+		AgentExpected: f.admin != "",
+		LookupHost:    net.DefaultResolver.LookupHost,
+		Chains:        doctor.Chains,
+		Root:          os.DirFS("/"),
+		Sockets:       doctor.Sockets(),
+		Now:           time.Now,
 	}
+	if cfg.Vault != nil {
+		o.Vault = func() (doctor.Vault, error) { return agent.VaultClient(cfg) }
+	}
+	return o, nil
 }

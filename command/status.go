@@ -22,26 +22,37 @@ import (
 	"github.com/outrider-mesh/outrider/agent"
 )
 
-const defaultAdmin = "unix:///run/outrider/admin.sock"
+const (
+	defaultAdmin = "unix:///run/outrider/admin.sock"
+	statusPath   = "/v1/status"
+)
 
 func runStatus(i invocation) int {
 	var q statusQuery
-	fs := i.flags("status", "[-json] [-alloc ID]")
+	fs := i.flags("status", "[-json] [-failures [-v]] [-alloc ID]")
 	fs.BoolVar(&q.asJSON, "json", false, "print JSON")
 	fs.StringVar(&q.admin, "admin", os.Getenv("OUTRIDER_ADMIN"), "`ADDRESS` of one admin API to ask, and nothing else (OUTRIDER_ADMIN); else the agent at "+defaultAdmin+" and, on a Nomad client, every sidecar")
 	fs.StringVar(&q.alloc, "alloc", "", "show the sidecars of this Nomad allocation in full; the beginning of its `ID` is enough")
+	fs.BoolVar(&q.failures, "failures", false, "show the last failures of this host instead, the newest first")
+	fs.BoolVar(&q.verbose, "v", false, "with -failures: what led to each of them")
 	if code, ok := i.parse(fs); !ok {
 		return code
 	}
 	switch {
 	case fs.NArg() > 0:
 		return i.misuse("status: unexpected argument %q", fs.Arg(0))
+	case q.verbose && !q.failures:
+		return i.misuse("status: -v goes with -failures")
+	case q.failures && q.alloc != "":
+		return i.misuse("status: give -failures or -alloc, not both; -failures -admin asks the sidecar at an address")
+	case q.failures:
+		return i.failures(context.Background(), q)
 	case q.alloc != "":
 		return i.allocStatus(context.Background(), q)
 	case q.admin == "":
 		return i.hostStatus(context.Background(), q)
 	}
-	body, err := askAgent(context.Background(), q.admin)
+	body, err := askAgent(context.Background(), q.admin, statusPath)
 	if err != nil {
 		return i.fail("status: %v", err)
 	}
@@ -50,9 +61,11 @@ func runStatus(i invocation) int {
 
 // statusQuery is what the command line asks for.
 type statusQuery struct {
-	asJSON bool
-	admin  string // "" means the default and the sidecars of Nomad
-	alloc  string // prefix; "" means all
+	asJSON   bool
+	admin    string // "" means the default and the sidecars of Nomad
+	alloc    string // prefix; "" means all
+	failures bool
+	verbose  bool
 }
 
 // agentStatus prints what one agent answered.
@@ -77,28 +90,32 @@ func readStatus(body []byte) (agent.Status, error) {
 	return s, nil
 }
 
-// askAgent gets the status of the agent at an address. The error says what to
-// do.
-func askAgent(ctx context.Context, address string) ([]byte, error) {
+// askAgent gets a path, such as /v1/status, of the admin API of the agent at an
+// address. The error says what to do.
+func askAgent(ctx context.Context, address, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	host, dial := address, (&net.Dialer{}).DialContext
-	if socket, ok := strings.CutPrefix(address, "unix://"); ok {
-		host = "outrider"
-		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return agent.DialAdmin(ctx, socket) }
-	}
-	body, err := askAdmin(ctx, dial, host, 64<<20)
+	host, dial := reachAdmin(address)
+	body, err := askAdmin(ctx, dial, host, path, 64<<20)
 	if err != nil {
 		return nil, fmt.Errorf("ask the agent at %s: %w; is it running, and may you use its socket? -admin names another", address, err)
 	}
 	return body, nil
 }
 
-// askAdmin gets /v1/status of the admin API behind dial, of at most limit bytes.
-func askAdmin(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), host string, limit int64) ([]byte, error) {
+// reachAdmin returns the host of an admin address, and how to connect to it.
+func reachAdmin(address string) (host string, dial func(context.Context, string, string) (net.Conn, error)) {
+	if socket, ok := strings.CutPrefix(address, "unix://"); ok {
+		return "outrider", func(ctx context.Context, _, _ string) (net.Conn, error) { return agent.DialAdmin(ctx, socket) }
+	}
+	return address, (&net.Dialer{}).DialContext
+}
+
+// askAdmin gets a path of the admin API behind dial, of at most limit bytes.
+func askAdmin(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), host, path string, limit int64) ([]byte, error) {
 	transport := &http.Transport{DialContext: dial, MaxResponseHeaderBytes: 64 << 10, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v1/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ type hostSidecar struct {
 // hostStatus shows the agent of this host and the sidecars of Nomad. Either may
 // be missing, not both.
 func (i invocation) hostStatus(ctx context.Context, q statusQuery) int {
-	body, agentErr := askAgent(ctx, defaultAdmin)
+	body, agentErr := askAgent(ctx, defaultAdmin, statusPath)
 	view, nomadErr := viewHost(ctx)
 	switch {
 	case agentErr != nil && nomadErr != nil:
@@ -189,7 +189,7 @@ func askSidecar(ctx context.Context, s jobs.HostSidecar) hostSidecar {
 	ctx, cancel := context.WithTimeout(ctx, askSidecarFor)
 	defer cancel()
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return agent.DialAdmin(ctx, s.Socket) }
-	body, err := askAdmin(ctx, dial, "outrider", maxSidecarAnswer)
+	body, err := askAdmin(ctx, dial, "outrider", statusPath, maxSidecarAnswer)
 	if err != nil {
 		out.Problem = noStatus(s.Socket, err)
 		return out

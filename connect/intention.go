@@ -43,6 +43,12 @@ func (a Action) String() string {
 // MarshalText makes an Action readable in dumps.
 func (a Action) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
+// UnmarshalText reads what MarshalText has written.
+func (a *Action) UnmarshalText(text []byte) (err error) {
+	*a, err = ParseAction(string(text))
+	return err
+}
+
 // A Source is who an intention speaks of. Name and Namespace may be [Wildcard];
 // a wildcard never reaches into another peer or partition (Consul, service
 // intentions: precedence and match order).

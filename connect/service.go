@@ -43,7 +43,9 @@ type Service struct {
 	MaxInboundConnections int           // 0 means the proxy's own limit
 	// MaxMemory is how many bytes connections and requests of the service may
 	// hold (our own proxy config key, outrider_memory_mb); 0 means the proxy's share.
-	MaxMemory int64
+	MaxMemory  int64
+	AccessLogs AccessLogs
+	Telemetry  Telemetry
 
 	// The rest is for HTTP only.
 

@@ -56,6 +56,7 @@ package: $(NFPM) ## deb and rpm for amd64 and arm64 in bin/package, with SBOMs a
 	    mkdir -p "$$examples"; \
 	    cp -r dist/root/usr/share/doc/outrider/examples/. "$$examples"; \
 	    if [ -d dist/examples ]; then cp -r dist/examples/. "$$examples"; fi; \
+	    cp -r dist/grafana dist/prometheus "$$examples"; \
 	    find "$$stage/usr/share" -name '*.go' -delete; \
 	    find "$$stage" -type d -exec chmod 0755 {} +; \
 	    find "$$stage" -type f -exec chmod 0644 {} +; \

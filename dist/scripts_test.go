@@ -64,7 +64,7 @@ func (h host) run(t *testing.T, script string, args ...string) (calls []string, 
 		}
 	}
 	text := read(t, filepath.Join("scripts", script))
-	for _, path := range []string{"/run/systemd/system", "/usr/sbin/policy-rc.d", "/var/lib/outrider", "/etc/outrider.d", "/etc/systemd/system"} {
+	for _, path := range []string{"/run/systemd/system", "/usr/sbin/policy-rc.d", "/var/lib/outrider", "/var/log/outrider", "/etc/outrider.d", "/etc/systemd/system"} {
 		text = strings.ReplaceAll(text, path, h.dir+path)
 	}
 	if h.booted {
@@ -201,7 +201,7 @@ func TestPurgeLeavesNothingAndRemovalLeavesAll(t *testing.T) {
 		left bool
 	}{{[]string{"remove"}, true}, {[]string{"upgrade", "1.2.4"}, true}, {[]string{"0"}, true}, {[]string{"1"}, true}, {[]string{"purge"}, false}} {
 		h := host{dir: t.TempDir()}
-		kept := []string{"/etc/outrider.d/consul.token", "/var/lib/outrider/state", "/etc/systemd/system/multi-user.target.wants/outrider.service"}
+		kept := []string{"/etc/outrider.d/consul.token", "/var/lib/outrider/state", "/var/log/outrider/access.log", "/etc/systemd/system/multi-user.target.wants/outrider.service"}
 		for _, path := range kept {
 			write(t, h.dir+path, "", 0o600)
 		}

@@ -16,7 +16,8 @@ type Config struct {
 	Consul    Consul
 	Vault     *Vault // nil: the leaf comes from Consul's CA
 	Admin     Admin
-	Telemetry *Telemetry // nil when absent; has no effect in this version
+	Telemetry *Telemetry // nil when absent
+	AccessLog AccessLog  `json:",omitzero"`
 	Drain     Drain
 	Limits    Limits    `json:",omitzero"`
 	Services  []Service // in the order of the files
@@ -151,10 +152,18 @@ type Admin struct {
 	Address string // unix:///absolute/path, or host:port on the loopback
 }
 
-// Telemetry says where measurements go. It has no effect in this version.
+// Telemetry says where measurements go.
 type Telemetry struct {
 	PrometheusAddress string // host:port to listen on; "" for none
-	OTLPEndpoint      string // http(s) URL to push to; "" for none
+	// OTLPEndpoint is the http(s) URL of the collector that traces go to; "" leaves
+	// it to the environment variables of OpenTelemetry.
+	OTLPEndpoint    string
+	OTLPProtocol    string // http/protobuf or grpc
+	OTLPHeadersFile string // lines "Name: value" for the collector; "" for none
+	OTLPCAFile      string // who signs the collector's certificate; "" is the system's roots
+	// SampleRatio is the part of the requests that are traced, from 0 to 1, of those
+	// on which no caller has decided; nil leaves it to the environment.
+	SampleRatio *float64
 }
 
 // Drain says how long an ending agent waits.

@@ -22,6 +22,8 @@ func (d *decoder) config() *Config {
 		cfg.Telemetry = &Telemetry{}
 		d.telemetry(o, cfg.Telemetry)
 	}
+	accessLog, _ := s.block("access_log")
+	d.accessLog(accessLog, &cfg.AccessLog)
 	drain, _ := s.block("drain")
 	d.drain(drain, &cfg.Drain)
 	limits, _ := s.block("limits")
@@ -128,6 +130,14 @@ func (d *decoder) telemetry(o *object, telemetry *Telemetry) {
 	s := d.scope(o)
 	s.address("prometheus_address", &telemetry.PrometheusAddress)
 	s.str("otlp_endpoint", &telemetry.OTLPEndpoint)
+	s.str("otlp_protocol", &telemetry.OTLPProtocol)
+	s.str("otlp_headers_file", &telemetry.OTLPHeadersFile)
+	s.str("otlp_ca_file", &telemetry.OTLPCAFile)
+	s.fraction("sample_ratio", &telemetry.SampleRatio)
+	s.refuse("%q is not accepted here", []refusal{
+		{"otlp_headers", `Headers are secrets as a rule. Write them to a file, one "Name: value" a line: otlp_headers_file = "…".`},
+		{"otlp_insecure", `The scheme says it: http:// is without TLS, https:// with it.`},
+	})
 	s.end()
 }
 

@@ -143,7 +143,7 @@ func (d *decoder) proxy(o *object, svc *Service) Proxy {
 		{"transparent_proxy", "Name each upstream with a local_bind_port instead."},
 		{"envoy_extensions", "Extensions are code for Envoy, which does not run here. Remove it."},
 	})
-	s.ignore([]refusal{{"access_logs", "This version writes no access log. Remove it, or keep it for Consul."}})
+	p.AccessLogs = d.proxyAccessLogs(s)
 	s.end()
 	return p
 }

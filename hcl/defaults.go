@@ -35,6 +35,8 @@ func Defaults() []Default {
 		{"vault.pki.mount", "pki", "the path where Vault's PKI engine is mounted"},
 		{"vault.pki.ttl", "24h", "the lifetime that is requested for a leaf"},
 		{"admin.address", "unix:///run/outrider/admin.sock", "where status and explain reach the agent"},
+		{"telemetry.otlp_protocol", "http/protobuf", "what OpenTelemetry prefers; grpc is the other"},
+		{"telemetry.sample_ratio", "", "every request, unless OTEL_TRACES_SAMPLER says otherwise"},
 		{"drain.propagation", "2s", "from failing health to no longer accepting, so that peers learn of it"},
 		{"limits.memory_mb", "", "a part of what the system gives the process, see memory"},
 		{"limits.inbound_connections", "", "20000 for each service, as Consul documents for its proxies"},

@@ -127,6 +127,7 @@ func (v *validator) kept() []kept {
 		files = append(files, kept{"consul.login.token_file", l.TokenFile, "the file with the JWT", true})
 	}
 	files = append(files, keptTLS("consul.tls", v.cfg.Consul.TLS)...)
+	files = append(files, keptTelemetry(v.cfg.Telemetry)...)
 	if vault := v.cfg.Vault; vault != nil {
 		a := vault.Auth
 		files = append(files, keptTLS("vault.tls", vault.TLS)...)

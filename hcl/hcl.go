@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -54,7 +55,7 @@ type Options struct {
 
 // Load is the function [Load] with options.
 func (o Options) Load(paths ...string) (*Config, error) {
-	files, err := expand(paths)
+	files, err := expand(paths, ".hcl")
 	if err != nil {
 		return nil, err
 	}
@@ -98,8 +99,9 @@ func (o Options) load(sources []*source) (*Config, error) {
 	return cfg, nil
 }
 
-// expand replaces directories by their files and drops repetitions.
-func expand(paths []string) ([]string, error) {
+// expand replaces directories by their files with one of the suffixes, and drops
+// repetitions.
+func expand(paths []string, suffixes ...string) ([]string, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("load configuration: no path given; name a file or a directory of *.hcl files")
 	}
@@ -129,7 +131,7 @@ func expand(paths []string) ([]string, error) {
 		}
 		for _, entry := range entries {
 			name := entry.Name()
-			if !entry.IsDir() && strings.HasSuffix(name, ".hcl") && !strings.HasPrefix(name, ".") {
+			if !entry.IsDir() && slices.Contains(suffixes, filepath.Ext(name)) && !strings.HasPrefix(name, ".") {
 				add(filepath.Join(path, name))
 			}
 		}

@@ -37,6 +37,10 @@ vault {
 admin {
   address = "unix:///run/outrider/admin.sock"
 }
+telemetry {
+  otlp_endpoint = "https://collector.example.com:4318"
+  otlp_protocol = "http/protobuf"
+}
 drain {
   propagation = "2s"
   timeout     = "30s"

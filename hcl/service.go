@@ -120,6 +120,7 @@ type Proxy struct {
 	Upstreams   []Upstream
 	MeshGateway string // "", none, local, remote; for all upstreams
 	Expose      Expose
+	AccessLogs  *AccessLogs `json:",omitempty"` // nil: those of proxy-defaults
 }
 
 // Expose names what is reachable through the inbound side without mTLS.

@@ -36,6 +36,7 @@ func (v *validator) all() {
 	if v.cfg.Telemetry != nil {
 		v.telemetry(v.cfg.Telemetry)
 	}
+	v.accessLog(v.cfg.AccessLog)
 	v.limits()
 	v.services()
 	v.listeners()
@@ -245,14 +246,4 @@ func (v *validator) admin() {
 	if host, _, _ := net.SplitHostPort(address); !loopback(host) {
 		v.err(path, "Admin address open to the network", "Whoever reaches it sees and steers this agent. "+remedy)
 	}
-}
-
-func (v *validator) telemetry(t *Telemetry) {
-	if t.PrometheusAddress != "" {
-		v.hostPort("telemetry.prometheus_address", t.PrometheusAddress, "Write host:port, for instance 127.0.0.1:9102.")
-	}
-	if t.OTLPEndpoint != "" {
-		v.url("telemetry.otlp_endpoint", t.OTLPEndpoint, nil, "the collector", "Write a URL: http://127.0.0.1:4318.")
-	}
-	v.warn("telemetry", `"telemetry" has no effect in this version`, "The block is checked and otherwise ignored. Remove it, or keep it for a later version.")
 }

@@ -138,6 +138,9 @@ func (v *validator) sidecar(path string, svc Service) {
 	v.oneOf(proxy+".mesh_gateway.mode", p.MeshGateway, "", "none", "local", "remote")
 	v.proxyConfig(proxy+".config", p.Config)
 	v.expose(proxy+".expose", p.Expose)
+	if p.AccessLogs != nil {
+		v.accessLogs(proxy+".access_logs", *p.AccessLogs)
+	}
 	v.upstreams(proxy+".upstreams", p.Upstreams)
 }
 

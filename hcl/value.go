@@ -47,6 +47,13 @@ func (s *scope) integer(name string, into *int) {
 	scalar(s, name, nil, into, asInteger, strconv.Atoi)
 }
 
+// fraction decodes a number from 0 to 1; nil when it is absent.
+func (s *scope) fraction(name string, into **float64) {
+	scalar(s, name, nil, into, asFraction, func(string) (*float64, error) {
+		return nil, errors.New("a fraction has no default")
+	})
+}
+
 // port decodes a TCP port: a number, or a string holding one as Nomad writes it.
 func (s *scope) port(name string, into *int) {
 	scalar(s, name, nil, into, asPort, strconv.Atoi)
@@ -171,6 +178,18 @@ func asBool(v cty.Value) (bool, error) {
 		return false, errors.New("it must be true or false")
 	}
 	return flag.True(), nil
+}
+
+func asFraction(v cty.Value) (*float64, error) {
+	wrong := errors.New("write a number from 0 to 1: 0.01 is one of a hundred")
+	if !v.IsWhollyKnown() || v.Type() != cty.Number {
+		return nil, wrong
+	}
+	n, _ := v.AsBigFloat().Float64()
+	if !(n >= 0 && n <= 1) {
+		return nil, wrong
+	}
+	return &n, nil
 }
 
 func asInteger(v cty.Value) (int, error) {

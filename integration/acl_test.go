@@ -18,16 +18,16 @@ import (
 const management = "aaaaaaaa-0000-0000-0000-000000000001"
 
 // aclConsul denies whatever a token does not allow.
-func aclConsul(t *testing.T) *realserver.Consul {
+func aclConsul(t *testing.T, more ...realserver.Option) *realserver.Consul {
 	t.Helper()
-	return realserver.StartConsul(t, realserver.Token(management), realserver.HCL(fmt.Sprintf(`acl {
+	return realserver.StartConsul(t, append(more, realserver.Token(management), realserver.HCL(fmt.Sprintf(`acl {
 		enabled        = true
 		default_policy = "deny"
 		tokens {
 			initial_management = %q
 			agent              = %q
 		}
-	}`, management, management)))
+	}`, management, management)))...)
 }
 
 // tokenFor makes the token that Consul's documentation gives a service: its

@@ -378,6 +378,7 @@ func TestAnUpgradeAppliesTheNewConfiguration(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "api.sock")
 	ports := []int{freePort(t), freePort(t), freePort(t), freePort(t)}
 	apiApp, gone := app(t, "api"), freePort(t)
+	metrics := realserver.FreeAddr(t)
 	h := newHost(t, consul, release(t, "1.0.0"), func(round int) string {
 		api := service{name: "api", app: apiApp, inbound: ports[round]}.stanza(t)
 		web := service{name: "web", inbound: ports[2], upstream: "api", port: gone}
@@ -385,7 +386,7 @@ func TestAnUpgradeAppliesTheNewConfiguration(t *testing.T) {
 			web.name, web.inbound, web.upstream = "shop", ports[3], ""
 			web.proxy = fmt.Sprintf("upstreams {\n destination_name = \"api\"\n local_bind_socket_path = %q\n}\n", socket)
 		}
-		return api + web.stanza(t)
+		return fmt.Sprintf("telemetry { prometheus_address = %q }\n", metrics) + api + web.stanza(t)
 	})
 	until(t, "calls pass", func() error { return pingOnce(gone) })
 	c := mustDial(t, gone)
@@ -413,8 +414,15 @@ func TestAnUpgradeAppliesTheNewConfiguration(t *testing.T) {
 	if s := h.sidecar(t, "api"); !strings.HasSuffix(s.Proxy.Inbound.Address, fmt.Sprintf(":%d", ports[1])) {
 		t.Errorf("api listens on %s, want port %d", s.Proxy.Inbound.Address, ports[1])
 	}
+	// Who reads metrics reads those of the process in charge.
+	if text, err := scraped(t, metrics); err != nil || !strings.Contains(text, `service="shop"`) || strings.Contains(text, `service="web"`) {
+		t.Errorf("metrics after the upgrade: %v\n%s", err, text)
+	}
 	// A unix socket is left to the next process, and goes with the last.
 	h.upgraded(t, "1.0.0")
+	if _, err := scraped(t, metrics); err != nil {
+		t.Errorf("metrics after another upgrade: %v", err)
+	}
 	if _, err := os.Stat(socket); err != nil {
 		t.Errorf("after another upgrade: %v", err)
 	}

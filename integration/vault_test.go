@@ -22,27 +22,33 @@ type vaultMesh struct {
 	creds       map[string]string // per service: HCL of its auth block
 }
 
-// newVaultMesh starts Vault, Consul with its CA in Vault, and web → api with
-// leaves that live for ttl.
-func newVaultMesh(t *testing.T, ttl string) *vaultMesh {
-	t.Helper()
-	m := &vaultMesh{vault: realserver.StartVault(t), trustDomain: "11111111-2222-3333-4444-555555555555.consul", creds: map[string]string{}}
-	consul := realserver.StartConsul(t, realserver.HCL(fmt.Sprintf(`connect {
+const trustDomain = "11111111-2222-3333-4444-555555555555.consul"
+
+// vaultProvider makes Vault the CA of a Consul server.
+func vaultProvider(v *realserver.Vault) string {
+	return fmt.Sprintf(`connect {
 		enabled     = true
 		ca_provider = "vault"
 		ca_config {
-			cluster_id            = "11111111-2222-3333-4444-555555555555"
+			cluster_id            = %q
 			address               = %q
 			token                 = %q
 			root_pki_path         = "connect-root"
 			intermediate_pki_path = "connect-inter"
 		}
-	}`, m.vault.Addr, m.vault.Token)))
-	m.vault.Command(t, "auth", "enable", "approle")
+	}`, strings.TrimSuffix(trustDomain, ".consul"), v.Addr, v.Token)
+}
+
+// newVaultMesh starts Vault, Consul with its CA in Vault, and web → api with
+// leaves that live for ttl.
+func newVaultMesh(t *testing.T, ttl string) *vaultMesh {
+	t.Helper()
+	m := newVaultCA(t)
+	consul := m.consul
 	for _, name := range []string{"web", "api"} {
 		m.allow(t, name, ttl)
 	}
-	m.mesh = &mesh{consul: consul, port: freePort(t)}
+	m.port = freePort(t)
 	m.api = start(t, consul, m.block("api", ttl)+service{name: "api", app: app(t, "api")}.stanza(t))
 	m.web = start(t, consul, m.block("web", ttl)+service{name: "web", upstream: "api", port: m.port}.stanza(t))
 	m.web.usableEndpoints(t, 1)

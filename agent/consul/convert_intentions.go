@@ -54,6 +54,15 @@ type wireJWT struct {
 // may send, too: without a matcher it does not know, a permission would match
 // more than was meant.
 func convertIntentions(destination string, list []wireIntention) ([]connect.Intention, error) {
+	rules, err := convertRules(destination, list)
+	if err != nil {
+		return nil, err
+	}
+	return connect.SortIntentions(rules), nil
+}
+
+// convertRules is convertIntentions with every rule, in the order of the list.
+func convertRules(destination string, list []wireIntention) ([]connect.Intention, error) {
 	if err := sizes("intentions", len(list), maxRules); err != nil {
 		return nil, err
 	}
@@ -65,7 +74,7 @@ func convertIntentions(destination string, list []wireIntention) ([]connect.Inte
 		}
 		rules = append(rules, rule)
 	}
-	return connect.SortIntentions(rules), nil
+	return rules, nil
 }
 
 func convertIntention(destination string, w wireIntention) (connect.Intention, error) {

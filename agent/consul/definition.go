@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/outrider-mesh/outrider/connect"
 )
 
 // A Definition is a local service and its sidecar, as they are to be
@@ -70,6 +72,7 @@ type Proxy struct {
 	Upstreams              []Upstream
 	ExposeChecks           bool
 	ExposePaths            []ExposePath
+	AccessLogs             *connect.AccessLogs // nil leaves them to proxy-defaults
 }
 
 // An Upstream is a destination of the sidecar.
@@ -189,6 +192,12 @@ func (s Sidecar) registration() *api.AgentServiceRegistration {
 		Config:                 s.Proxy.Config,
 		MeshGateway:            api.MeshGatewayConfig{Mode: api.MeshGatewayMode(s.Proxy.MeshGateway)},
 		Expose:                 api.ExposeConfig{Checks: s.Proxy.ExposeChecks},
+	}
+	if a := s.Proxy.AccessLogs; a != nil {
+		proxy.AccessLogs = &api.AccessLogsConfig{
+			Enabled: a.Enabled, DisableListenerLogs: a.NoListenerLogs, Type: api.LogSinkType(a.Type), Path: a.Path,
+			JSONFormat: a.JSONFormat, TextFormat: a.TextFormat,
+		}
 	}
 	for _, u := range s.Proxy.Upstreams {
 		proxy.Upstreams = append(proxy.Upstreams, api.Upstream{

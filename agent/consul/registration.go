@@ -66,6 +66,7 @@ type wireProxy struct {
 		Checks bool
 		Paths  []wireExposePath
 	}
+	AccessLogs      wireAccessLogs
 	EnvoyExtensions []struct{ Name string }
 }
 
@@ -136,6 +137,7 @@ func convertService(w wireService, config opaque, datacenter string) (connect.Se
 	}
 	s.MaxInboundConnections, _ = config.integer("max_inbound_connections")
 	s.MaxMemory = maxMemory(config)
+	s.Telemetry = convertTelemetry(config)
 	if s.LocalConnectTimeout == 0 {
 		s.LocalConnectTimeout = defaultLocalConnectTimeout
 	}
@@ -143,6 +145,7 @@ func convertService(w wireService, config opaque, datacenter string) (connect.Se
 		config.note("the application has no port and no socket: nobody can be let through to it")
 	}
 	s.Transparent = convertTransparent(w.Proxy, config)
+	s.AccessLogs = convertAccessLogs(w.Proxy.AccessLogs, config)
 	if _, err := netip.ParseAddr(s.BindAddress); err != nil {
 		return s, fmt.Errorf("bind address %q is not an IP address: set bind_address in the proxy config", s.BindAddress)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/outrider-mesh/outrider/agent/watch"
+	"github.com/outrider-mesh/outrider/connect"
 )
 
 // A Survey is what a Consul agent says about itself to somebody who looks for
@@ -22,8 +23,9 @@ type Survey struct {
 	// Date is the agent's clock, to the second; zero when it does not say.
 	Date time.Time
 
-	// Version needs agent:read, which the token of a sidecar has not.
+	// Version and Datacenter need agent:read, which the token of a sidecar has not.
 	Version    string
+	Datacenter string
 	VersionErr error
 
 	// Token is that of the configuration; nil when there is none, and with
@@ -34,6 +36,9 @@ type Survey struct {
 	// Roots counts the roots of the mesh's CA, an expired one too.
 	Roots    int
 	RootsErr error // among others when Consul's connect.enabled is false
+	// Bundle is what the roots come to; nil with RootsErr, and when they cannot be
+	// understood.
+	Bundle *connect.TrustBundle
 }
 
 // A TokenSurvey describes an ACL token by what is no secret.
@@ -55,9 +60,9 @@ func (c *Client) Survey(ctx context.Context) (*Survey, error) {
 		return nil, err
 	}
 	s.Date = c.date(ctx)
-	s.Version, s.VersionErr = c.surveyVersion(ctx)
+	s.Version, s.Datacenter, s.VersionErr = c.surveyVersion(ctx)
 	s.Token, s.TokenErr = c.surveyToken(ctx)
-	s.Roots, s.RootsErr = c.surveyRoots(ctx)
+	s.Roots, s.Bundle, s.RootsErr = c.surveyRoots(ctx)
 	return s, nil
 }
 
@@ -81,16 +86,24 @@ func (c *Client) date(ctx context.Context) time.Time {
 	return at
 }
 
-func (c *Client) surveyVersion(ctx context.Context) (string, error) {
-	var self struct{ Config struct{ Version string } }
-	err := c.read(ctx, request{doing: "ask Consul for its version", path: "/v1/agent/self", needs: "agent:read"}, &self)
-	return self.Config.Version, err
+func (c *Client) surveyVersion(ctx context.Context) (version, datacenter string, err error) {
+	var self struct {
+		Config struct{ Version, Datacenter string }
+	}
+	err = c.read(ctx, request{doing: "ask Consul for its version", path: "/v1/agent/self", needs: "agent:read"}, &self)
+	return self.Config.Version, self.Config.Datacenter, err
 }
 
-func (c *Client) surveyRoots(ctx context.Context) (int, error) {
+func (c *Client) surveyRoots(ctx context.Context) (int, *connect.TrustBundle, error) {
 	var roots wireRoots
-	err := c.read(ctx, request{doing: "read the roots of the mesh", path: "/v1/agent/connect/ca/roots", needs: "of any valid token"}, &roots)
-	return len(roots.Roots), err
+	if err := c.read(ctx, request{doing: "read the roots of the mesh", path: "/v1/agent/connect/ca/roots", needs: "of any valid token"}, &roots); err != nil {
+		return 0, nil, err
+	}
+	bundle, err := convertRoots(roots)
+	if err != nil {
+		return len(roots.Roots), nil, nil
+	}
+	return len(roots.Roots), bundle, nil
 }
 
 func (c *Client) surveyToken(ctx context.Context) (*TokenSurvey, error) {

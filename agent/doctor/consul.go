@@ -18,6 +18,9 @@ import (
 
 func (p *patient) consulAgent() Finding {
 	const check = "Consul agent"
+	if p.Offline {
+		return Finding{check, Skipped, errOffline.Error(), ""}
+	}
 	if p.consul == nil {
 		return Finding{check, Fail, p.consulErr.Error(), "start the Consul agent of this host, or name it in CONSUL_HTTP_ADDR or the consul block of -config"}
 	}
@@ -38,6 +41,8 @@ func (p *patient) consulToken() Finding {
 		return Finding{check, Skipped, "Consul does not answer", ""}
 	case p.consul.TokenErr != nil:
 		return Finding{check, Fail, p.consul.TokenErr.Error(), "give a token that Consul knows in CONSUL_HTTP_TOKEN_FILE or the consul block of -config"}
+	case p.consul.Token == nil && p.Config.Consul.Login != nil:
+		return Finding{check, Skipped, fmt.Sprintf("the agent logs in to auth method %s, which would make a token; what it logs in with is looked at below", p.Config.Consul.Login.AuthMethod), ""}
 	case p.consul.Token == nil:
 		return Finding{check, Skipped, "none is given; with ACLs the anonymous token decides what may be read", ""}
 	case p.consul.Token.Disabled:
@@ -50,6 +55,9 @@ func (p *patient) consulToken() Finding {
 	}
 	if !t.Expires.IsZero() {
 		evidence += ", expires at " + t.Expires.Format(time.RFC3339)
+		if left := t.Expires.Sub(p.Now()); left < expiresSoon {
+			return Finding{check, Warn, evidence, "give a token that lives longer, or have the agent log in: consul { login { auth_method } }"}
+		}
 	}
 	return Finding{check, OK, evidence, ""}
 }

@@ -15,17 +15,37 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/outrider-mesh/outrider/agent"
 	"github.com/outrider-mesh/outrider/agent/consul"
 	"github.com/outrider-mesh/outrider/agent/nomad"
+	"github.com/outrider-mesh/outrider/agent/vault"
+	"github.com/outrider-mesh/outrider/hcl"
 	"github.com/outrider-mesh/outrider/jobs"
 )
 
 type consulDouble struct {
-	survey *consul.Survey
-	err    error
+	survey  *consul.Survey
+	err     error
+	refuses map[consul.Right]bool
 }
 
 func (c consulDouble) Survey(context.Context) (*consul.Survey, error) { return c.survey, c.err }
+
+func (c consulDouble) Rights(_ context.Context, _ string, wants []consul.Right) (out []bool, err error) {
+	for _, w := range wants {
+		out = append(out, !c.refuses[w])
+	}
+	return out, nil
+}
+
+type vaultDouble struct {
+	survey *vault.Survey
+	err    error
+}
+
+func (v vaultDouble) Survey(context.Context, []vault.PKI) (*vault.Survey, error) {
+	return v.survey, v.err
+}
 
 type nomadDouble struct {
 	node *jobs.Node
@@ -44,7 +64,18 @@ type ward struct {
 	expected  bool
 	root      fstest.MapFS
 	sockets   []nomad.Socket
-	vault     func(context.Context) (time.Time, error)
+	cfg       *hcl.Config
+	files     []string
+	offline   bool
+	refuses   map[consul.Right]bool
+	vault     *vault.Survey // nil with vaultErr; without both there is no Vault
+	vaultErr  error
+	agent     *agent.Status
+	agentErr  error
+	named     bool // the agent
+	lookup    func(host string) ([]string, error)
+	chains    string
+	chainsErr error
 	now       time.Time
 }
 
@@ -72,29 +103,46 @@ func healthy() *ward {
 			"sbin/iptables":        program,
 			"usr/local/bin/consul": program, "usr/local/bin/outrider": program,
 			"proc/sys/net/ipv4/ip_forward": one, "proc/sys/net/bridge/bridge-nf-call-iptables": one,
+			"proc/self/limits": {Data: []byte("Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 524288               files\n")},
+			"proc/meminfo":     {Data: []byte("MemTotal:        8000000 kB\n")},
 			"proc/sys/net/bridge/bridge-nf-call-ip6tables": one, "proc/sys/net/bridge/bridge-nf-call-arptables": one,
 		},
-		vault: func(context.Context) (time.Time, error) { return now, nil },
-		now:   now,
+		cfg: &hcl.Config{
+			Consul: hcl.Consul{Address: "127.0.0.1:8500"},
+			Vault:  &hcl.Vault{Address: "https://127.0.0.1:8200", Auth: hcl.Auth{Method: "token", Token: "t"}},
+		},
+		vault:    &vault.Survey{Address: "https://127.0.0.1:8200", Version: "1.21.0", Date: now, Initialized: true, Token: &vault.TokenSurvey{TTL: time.Hour, Renewable: true}},
+		agentErr: errors.New("no agent runs"),
+		lookup:   func(string) ([]string, error) { return []string{"10.0.0.9"}, nil },
+		now:      now,
 	}
 }
 
 func (w *ward) examine(t *testing.T) []Finding {
 	t.Helper()
-	return Examine(t.Context(), Options{
+	o := Options{
+		Config: w.cfg, Files: w.files, Offline: w.offline,
+		Agent:         func(context.Context) (*agent.Status, error) { return w.agent, w.agentErr },
+		AgentExpected: w.named,
+		LookupHost:    func(_ context.Context, host string) ([]string, error) { return w.lookup(host) },
+		Chains:        func(context.Context) (string, error) { return w.chains, w.chainsErr },
 		Consul: func(address string) (Consul, error) {
 			if address == "" {
-				return consulDouble{w.survey, w.surveyErr}, nil
+				return consulDouble{w.survey, w.surveyErr, w.refuses}, nil
 			}
 			err, answers := w.elsewhere[address]
 			if !answers {
 				err = errors.New("connection refused")
 			}
-			return consulDouble{&consul.Survey{}, err}, nil
+			return consulDouble{&consul.Survey{}, err, nil}, nil
 		},
-		Nomad: nomadDouble{w.node, w.nodeErr}, NomadExpected: w.expected, VaultDate: w.vault,
+		Nomad: nomadDouble{w.node, w.nodeErr}, NomadExpected: w.expected,
 		Root: w.root, Sockets: w.sockets, Now: func() time.Time { return w.now },
-	})
+	}
+	if w.cfg.Vault != nil {
+		o.Vault = func() (Vault, error) { return vaultDouble{w.vault, w.vaultErr}, nil }
+	}
+	return Examine(t.Context(), o)
 }
 
 func TestHealthyHostHasNothingToDo(t *testing.T) {
@@ -103,6 +151,9 @@ func TestHealthyHostHasNothingToDo(t *testing.T) {
 		{"Consul agent", OK, "http://127.0.0.1:8500 answers, version 1.22.3", ""},
 		{"Consul token", OK, "valid, accessor acc, policy p", ""},
 		{"Consul service mesh", OK, "the CA of the mesh answers, number of roots: 1", ""},
+		{"rights of the Consul token", Skipped, "no service is configured, so none is needed", ""},
+		{"Vault", OK, "https://127.0.0.1:8200 answers, version 1.21.0, unsealed", ""},
+		{"login to Vault", OK, "the token is valid for 1h0m0s and is renewed", ""},
 		{"Nomad agent", OK, "http://127.0.0.1:4646 answers, version 1.11.3; node n1 is ready", ""},
 		{"Consul in Nomad's eyes", OK, "Nomad has found Consul 1.22.3 with the service mesh on and gRPC on port 8502", ""},
 		{"bridge networking", OK, "the kernel has bridges, and the CNI plugins are there, bridge in version 1.9.0", ""},
@@ -115,6 +166,10 @@ func TestHealthyHostHasNothingToDo(t *testing.T) {
 		{"transparent_proxy", OK, "the CNI plugin consul-cni is there, in version 1.9.8", ""},
 		{"clock of Consul", OK, "it is 0s apart from the clock of this host", ""},
 		{"clock of Vault", OK, "it is 0s apart from the clock of this host", ""},
+		{"running agent", Skipped, "no agent runs", ""},
+		{"traffic redirection", OK, "no rule of this network redirects traffic to a sidecar", ""},
+		{"open files", OK, "this process may have 524288, enough for 262044 connections at once", ""},
+		{"memory", OK, "no cgroup limits this process; this machine has 7812 MB", ""},
 	}
 	got := healthy().examine(t)
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -166,15 +221,19 @@ func TestEachIllnessHasOneFinding(t *testing.T) {
 		"filter off": {func(w *ward) {
 			w.root["proc/sys/net/bridge/bridge-nf-call-ip6tables"] = &fstest.MapFile{Data: []byte("0\n")}
 		}, "kernel settings", Warn, "bridge-nf-call-ip6tables is 0", "sysctl -w"},
-		"no consul-cni": {without("plugins.cni.version.consul-cni"), "transparent_proxy", Skipped, "not found the CNI plugin consul-cni", ""},
-		"Consul's skew": {func(w *ward) { w.survey.Date = w.now.Add(-time.Minute) }, "clock of Consul", Warn, "1m0s apart", "chrony"},
-		"Vault's skew": {func(w *ward) {
-			w.vault = func(context.Context) (time.Time, error) { return w.now.Add(31 * time.Second), nil }
-		}, "clock of Vault", Warn, "31s apart", "chrony"},
-		"no Vault": {func(w *ward) { w.vault = nil }, "clock of Vault", Skipped, "no Vault is configured", ""},
-		"Vault is mute": {func(w *ward) {
-			w.vault = func(context.Context) (time.Time, error) { return time.Time{}, errors.New("unknown authority") }
-		}, "clock of Vault", Skipped, "unknown authority", ""},
+		"no consul-cni":  {without("plugins.cni.version.consul-cni"), "transparent_proxy", Skipped, "not found the CNI plugin consul-cni", ""},
+		"Consul's skew":  {func(w *ward) { w.survey.Date = w.now.Add(-time.Minute) }, "clock of Consul", Warn, "1m0s apart", "chrony"},
+		"Vault's skew":   {func(w *ward) { w.vault.Date = w.now.Add(31 * time.Second) }, "clock of Vault", Warn, "31s apart", "chrony"},
+		"no Vault":       {func(w *ward) { w.cfg.Vault = nil }, "clock of Vault", Skipped, "no Vault is configured", ""},
+		"Vault is mute":  {func(w *ward) { w.vault.Date = time.Time{} }, "clock of Vault", Skipped, "not told its time", ""},
+		"Vault is gone":  {func(w *ward) { w.vault, w.vaultErr = nil, errors.New("unknown authority") }, "Vault", Fail, "unknown authority", "vault.tls"},
+		"Vault is new":   {func(w *ward) { w.vault.Initialized = false }, "Vault", Fail, "not initialized", "operator init"},
+		"Vault sealed":   {func(w *ward) { w.vault.Sealed = true }, "Vault", Fail, "sealed", "operator unseal"},
+		"Vault token":    {func(w *ward) { w.vault.Token, w.vault.TokenErr = nil, errors.New("permission denied") }, "login to Vault", Fail, "permission denied", "another auth method"},
+		"no credentials": {func(w *ward) { w.vault.CredentialsErr = errors.New("no such file") }, "login to Vault", Fail, "no such file", "readable"},
+		"fixed token":    {func(w *ward) { w.vault.Token.Renewable = false }, "login to Vault", Warn, "cannot be renewed", "periodic"},
+		"root token":     {func(w *ward) { w.vault.Token.TTL = 0 }, "login to Vault", OK, "never ends", ""},
+		"other method":   {func(w *ward) { w.cfg.Vault.Auth.Method = "approle" }, "login to Vault", Skipped, "use up", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -245,7 +304,7 @@ func TestHostWithoutNomadIsFineUnlessOneWasNamed(t *testing.T) {
 		w := healthy()
 		w.node, w.nodeErr, w.expected = nil, errors.New("connection refused"), expected
 		found := w.examine(t)
-		if Failed(found) != expected || len(found) != 6 {
+		if Failed(found) != expected || len(found) != 13 {
 			t.Errorf("expected %t: %+v", expected, found)
 		}
 	}

@@ -20,7 +20,7 @@ func (p *patient) attribute(name string) string {
 }
 
 func (p *patient) noNomad() Finding {
-	if p.NomadExpected {
+	if p.NomadExpected && !p.Offline {
 		return Finding{"Nomad agent", Fail, p.nodeErr.Error(), "start the Nomad agent, or correct NOMAD_ADDR and NOMAD_TOKEN"}
 	}
 	return Finding{"Nomad agent", Skipped, p.nodeErr.Error(), ""}

@@ -6,9 +6,12 @@ package doctor
 import (
 	"bufio"
 	"cmp"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"slices"
@@ -51,7 +54,7 @@ func findAgent(root fs.FS, node *jobs.Node) (process, error) {
 	}
 	pid, err := owner(root, sockets)
 	if err != nil {
-		return process{}, err
+		return process{}, fmt.Errorf("the process of the Nomad agent: %w", err)
 	}
 	environment, err := fs.ReadFile(root, fmt.Sprintf("proc/%d/environ", pid))
 	if err != nil {
@@ -65,27 +68,47 @@ func findAgent(root fs.FS, node *jobs.Node) (process, error) {
 	return process{}, fmt.Errorf("the Nomad agent, process %d, has no PATH", pid)
 }
 
-// listeners returns the links of the TCP sockets that listen on a port, as they
-// look in a process's folder of files (Linux manual, proc(5): net/tcp).
+// A socket listens on a TCP port of this network.
+type socket struct {
+	address netip.Addr
+	port    int
+	link    string // as it looks in a process's folder of files
+}
+
+// listeners returns the links of the sockets that listen on a port.
 func listeners(root fs.FS, port int) []string {
+	var out []string
+	for _, s := range sockets(root) {
+		if s.port == port {
+			out = append(out, s.link)
+		}
+	}
+	return out
+}
+
+// maxSockets bounds the lines that are read of the table of sockets.
+const maxSockets = 1 << 20
+
+// sockets returns every TCP socket that listens (Linux manual, proc(5): net/tcp).
+func sockets(root fs.FS) (out []socket) {
 	const (
 		localField, stateField, inodeField = 1, 3, 9
 		listen                             = "0A"
 	)
-	var out []string
 	for _, name := range []string{"proc/net/tcp", "proc/net/tcp6"} {
 		f, err := root.Open(name)
 		if err != nil {
 			continue
 		}
-		for lines := bufio.NewScanner(f); lines.Scan(); {
+		read := 0
+		for lines := bufio.NewScanner(f); lines.Scan() && read < maxSockets; read++ {
 			fields := strings.Fields(lines.Text())
 			if len(fields) <= inodeField || fields[stateField] != listen {
 				continue
 			}
-			_, hex, _ := strings.Cut(fields[localField], ":")
-			if at, err := strconv.ParseUint(hex, 16, 16); err == nil && int(at) == port {
-				out = append(out, "socket:["+fields[inodeField]+"]")
+			text, number, _ := strings.Cut(fields[localField], ":")
+			if at, err := strconv.ParseUint(number, 16, 16); err == nil {
+				out = append(out, socket{kernelAddress(text), int(at), "socket:[" + fields[inodeField] + "]"})
 			}
 		}
 		_ = f.Close()
@@ -93,11 +116,30 @@ func listeners(root fs.FS, port int) []string {
 	return out
 }
 
+// kernelAddress reads an address as /proc/net/tcp writes it: words of 32 bits, each
+// as a number of this machine. The zero Addr is none.
+func kernelAddress(text string) netip.Addr {
+	raw, err := hex.DecodeString(text)
+	if err != nil || len(raw)%4 != 0 {
+		return netip.Addr{}
+	}
+	for i := 0; i < len(raw); i += 4 {
+		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
+	}
+	addr, _ := netip.AddrFromSlice(raw)
+	return addr.Unmap()
+}
+
+var (
+	errHidden    = errors.New("it cannot be found by this user: run this as root")
+	errElsewhere = errors.New("it is not to be seen from here: it runs in another namespace")
+)
+
 // owner returns the process that has one of the sockets open.
 func owner(root fs.FS, sockets []string) (int, error) {
 	processes, err := fs.ReadDir(root, "proc")
 	if err != nil {
-		return 0, fmt.Errorf("look for the process of the Nomad agent: %w", err)
+		return 0, fmt.Errorf("look for the process that listens: %w", err)
 	}
 	hidden := false
 	for _, entry := range processes {
@@ -117,7 +159,7 @@ func owner(root fs.FS, sockets []string) (int, error) {
 		}
 	}
 	if hidden {
-		return 0, errors.New("the process of the Nomad agent cannot be found by this user: run this as root")
+		return 0, errHidden
 	}
-	return 0, errors.New("the process of the Nomad agent is not to be seen from here: it runs in another namespace")
+	return 0, errElsewhere
 }

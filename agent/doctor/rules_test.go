@@ -8,11 +8,15 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
+	"testing/synctest"
 	"time"
 
+	"github.com/outrider-mesh/outrider/agent"
 	"github.com/outrider-mesh/outrider/agent/consul"
+	"github.com/outrider-mesh/outrider/agent/vault"
 	"github.com/outrider-mesh/outrider/jobs"
 )
 
@@ -36,7 +40,7 @@ func TestRulesThatAreEasyToMiss(t *testing.T) {
 		evidence string
 	}{
 		"a mesh without a root":    {func(w *ward) { w.survey.Roots = 0 }, "Consul service mesh", Fail, "no root yet"},
-		"a token that will end":    {func(w *ward) { w.survey.Token.Expires = w.now }, "Consul token", OK, "expires at 2026-11-21T11:00:00Z"},
+		"a token that will end":    {func(w *ward) { w.survey.Token.Expires = w.now }, "Consul token", Warn, "expires at 2026-11-21T11:00:00Z"},
 		"a Consul without a clock": {func(w *ward) { w.survey.Date = time.Time{} }, "clock of Consul", Skipped, "has not told its time"},
 		"a clock that runs ahead":  {func(w *ward) { w.survey.Date = w.now.Add(time.Minute) }, "clock of Consul", Warn, "1m0s apart"},
 		"no gRPC at all":           {func(w *ward) { delete(w.node.Attributes, "consul.grpc") }, "Consul in Nomad's eyes", Fail, "without a gRPC port"},
@@ -78,7 +82,7 @@ func TestAServerOfNomadIsNotJudgedAsAClient(t *testing.T) {
 	w := healthy()
 	w.node = &jobs.Node{Address: "http://127.0.0.1:4646", Version: "1.11.3"}
 	found := w.examine(t)
-	if Failed(found) || len(found) != 6 || w.finding(t, "Nomad agent").State != Skipped {
+	if Failed(found) || len(found) != 13 || w.finding(t, "Nomad agent").State != Skipped {
 		t.Errorf("findings %+v", found)
 	}
 }
@@ -108,27 +112,70 @@ func (d denying) ReadDir(name string) ([]fs.DirEntry, error) {
 // A question that nobody answers must not keep the others waiting.
 func TestEveryQuestionIsBounded(t *testing.T) {
 	t.Parallel()
-	asked := 0
+	var asked atomic.Int64
 	bounded := func(ctx context.Context) error {
-		asked++
+		n := asked.Add(1)
 		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > eachWithin {
-			t.Errorf("question %d may take for ever", asked)
+			t.Errorf("question %d may take for ever", n)
 		}
 		return errors.New("no answer")
 	}
 	w := healthy()
+	w.cfg.Consul.Address = "consul.example"
 	Examine(t.Context(), Options{
-		Consul: func(string) (Consul, error) { return deadlineConsul(bounded), nil }, Nomad: deadlineNomad{bounded, w.node},
-		VaultDate: func(ctx context.Context) (time.Time, error) { return time.Time{}, bounded(ctx) }, Root: w.root, Now: func() time.Time { return w.now },
+		Config: w.cfg,
+		Consul: func(string) (Consul, error) { return deadlineConsul{bounded: bounded}, nil }, Nomad: deadlineNomad{bounded, w.node},
+		Vault:      func() (Vault, error) { return deadlineVault(bounded), nil },
+		Agent:      func(ctx context.Context) (*agent.Status, error) { return nil, bounded(ctx) },
+		LookupHost: func(ctx context.Context, _ string) ([]string, error) { return nil, bounded(ctx) },
+		Chains:     func(ctx context.Context) (string, error) { return "", bounded(ctx) },
+		Root:       w.root, Now: func() time.Time { return w.now },
 	})
-	if asked != 4 { // Consul, Nomad, Consul at the address of Nomad, Vault
-		t.Errorf("%d questions", asked)
+	if n := asked.Load(); n != 7 { // Consul, Vault, Nomad, the agent, a name, the kernel, Consul at the address of Nomad
+		t.Errorf("%d questions", n)
 	}
 }
 
-type deadlineConsul func(context.Context) error
+// Everybody is asked at once: those who do not answer cost their time together.
+func TestQuestionsAreAskedTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		mute := func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		w := healthy()
+		w.cfg.Consul.Address = "consul.example"
+		begun := time.Now()
+		found := Examine(t.Context(), Options{
+			Config: w.cfg,
+			Consul: func(string) (Consul, error) { return deadlineConsul{bounded: mute}, nil }, Nomad: deadlineNomad{mute, nil},
+			Vault:      func() (Vault, error) { return deadlineVault(mute), nil },
+			Agent:      func(ctx context.Context) (*agent.Status, error) { return nil, mute(ctx) },
+			LookupHost: func(ctx context.Context, _ string) ([]string, error) { return nil, mute(ctx) },
+			Chains:     func(ctx context.Context) (string, error) { return "", mute(ctx) },
+			Root:       w.root, Now: time.Now,
+		})
+		if took := time.Since(begun); took > eachWithin || !Failed(found) {
+			t.Errorf("it took %s: %+v", took, found)
+		}
+	})
+}
 
-func (d deadlineConsul) Survey(ctx context.Context) (*consul.Survey, error) { return nil, d(ctx) }
+type deadlineConsul struct {
+	Consul
+	bounded func(context.Context) error
+}
+
+func (d deadlineConsul) Survey(ctx context.Context) (*consul.Survey, error) {
+	return nil, d.bounded(ctx)
+}
+
+type deadlineVault func(context.Context) error
+
+func (d deadlineVault) Survey(ctx context.Context, _ []vault.PKI) (*vault.Survey, error) {
+	return nil, d(ctx)
+}
 
 type deadlineNomad struct {
 	bounded func(context.Context) error
@@ -136,6 +183,8 @@ type deadlineNomad struct {
 }
 
 func (d deadlineNomad) Node(ctx context.Context) (*jobs.Node, error) {
-	_ = d.bounded(ctx)
+	if err := d.bounded(ctx); d.node == nil {
+		return nil, err
+	}
 	return d.node, nil
 }

@@ -19,6 +19,7 @@ type Decision struct {
 	policy     *Policy            // nil for that of the nil Policy
 	rule       *connect.Intention // nil when no rule covers the caller
 	kind       kind
+	index      int // of rule in the policy, from 1
 	permission int
 	note       string // what else there is to say, in words
 	// Of the rule and of the permission; the zero Token where none was asked for.
@@ -53,6 +54,10 @@ func (d Decision) Intention() string {
 	}
 	return "default policy"
 }
+
+// Rule is the position of the rule that covers the caller among the policy's
+// intentions, -1 when none does.
+func (d Decision) Rule() int { return d.index - 1 }
 
 // Precedence is Consul's precedence of the rule, 0 when no rule covers the
 // caller.

@@ -87,7 +87,7 @@ func Compile(s Settings) *Policy {
 	}
 	slices.Sort(p.strip)
 	for i := range s.Intentions {
-		p.rules[i] = p.compileRule(&s.Intentions[i], verifiers)
+		p.rules[i] = p.compileRule(&s.Intentions[i], i+1, verifiers)
 		p.checkPeer(&s.Intentions[i], s.Peers)
 		p.index(i, s.Intentions[i].Source)
 	}
@@ -187,7 +187,7 @@ func (p *Policy) AuthorizeRequest(caller connect.Identity, h *connect.Head, now 
 		d = r.decide(r.permissions[permission-1].allow, permission)
 	case len(r.permissions) > 0:
 		d = p.fallbackFor(caller)
-		d.rule, d.kind = r.intention, byNoPermission
+		d.rule, d.index, d.kind = r.intention, r.index, byNoPermission
 	default:
 		d = r.decide(r.intention.Action == connect.Allow, 0)
 	}

@@ -20,6 +20,7 @@ import (
 type rule struct {
 	policy      *Policy
 	intention   *connect.Intention
+	index       int      // in the policy, from 1
 	connection  Decision // on a connection, whatever is sent over it
 	permissions []permission
 	token       *requirement // nil when the rule asks for none
@@ -34,8 +35,8 @@ type permission struct {
 
 // compileRule makes an intention ready, for requests only where the policy is
 // for HTTP.
-func (p *Policy) compileRule(i *connect.Intention, verifiers map[string]*jwt.Verifier) rule {
-	r := rule{policy: p, intention: i}
+func (p *Policy) compileRule(i *connect.Intention, index int, verifiers map[string]*jwt.Verifier) rule {
+	r := rule{policy: p, intention: i, index: index}
 	switch {
 	case len(i.Permissions) > 0:
 		r.connection = r.decide(false, 0).because("its L7 permissions cannot be met by a TCP connection")
@@ -89,7 +90,7 @@ func (r *rule) match(h *connect.Head) int {
 }
 
 func (r *rule) decide(allowed bool, permission int) Decision {
-	d := Decision{policy: r.policy, Allowed: allowed, rule: r.intention, permission: permission}
+	d := Decision{policy: r.policy, Allowed: allowed, rule: r.intention, index: r.index, permission: permission}
 	if !allowed {
 		d.Reason = connect.IntentionDenied
 	}

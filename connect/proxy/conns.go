@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/flow"
+	"github.com/outrider-mesh/outrider/connect/measure"
 	"github.com/outrider-mesh/outrider/connect/wire"
 )
 
@@ -29,6 +31,13 @@ type conn struct {
 	server   *wire.Server     // of HTTP
 	vouched  string           // of an inbound connection of HTTP: see vouched
 	gateway  *connect.Gateway // instead of peer: who calls is said in each request
+
+	record   flow.Record                // of the goroutine that serves the connection
+	cause    atomic.Pointer[withdrawal] // why somebody else cut it
+	caller   *measure.Peer              // nil unless inbound and proved
+	measured *measure.Upstream          // nil unless it is one's
+	asked    atomic.Int64               // requests
+	probed   bool                       // it ended before a word was said
 
 	mu      sync.Mutex
 	sockets []net.Conn
@@ -56,7 +65,7 @@ func (c *conn) addresses() (remote, local netip.AddrPort) {
 	return remote, local
 }
 
-// attach adds a socket that cut must close, and reports false, having closed
+// attach adds a socket of ours that cut must close, and reports false, having closed
 // it, when the connection is over already.
 func (c *conn) attach(socket net.Conn) bool {
 	c.mu.Lock()
@@ -66,6 +75,9 @@ func (c *conn) attach(socket net.Conn) bool {
 		return false
 	}
 	c.sockets = append(c.sockets, socket)
+	if a, ok := socket.LocalAddr().(*net.TCPAddr); ok {
+		c.record.UpstreamLocal = a.AddrPort()
+	}
 	return true
 }
 
@@ -232,5 +244,7 @@ func (cs *conns) shut() {
 	cs.mu.Lock()
 	cs.shutOff = true
 	cs.mu.Unlock()
-	cs.cutAll(func(*conn) {})
+	cs.cutAll(func(c *conn) {
+		c.cause.CompareAndSwap(nil, &withdrawal{reason: connect.Draining, why: "the sidecar has ended"})
+	})
 }

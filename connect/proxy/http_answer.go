@@ -82,7 +82,7 @@ func unready(reason connect.Reason, why string) answer {
 // refuse counts and logs why a request is not served, and says so to the caller.
 func (x *exchange) refuse(a answer, about ...any) {
 	about = append([]any{"listener", listenerName(x.c.upstream), "method", x.r.Method, "path", x.r.URL.Path}, about...)
-	x.p.refuse(a.reason, "refused a request", append(about, "snapshot", x.version())...)
+	x.p.fail(&x.record, a.reason, "refused a request", append(about, "snapshot", x.version())...)
 	x.reply(a)
 }
 
@@ -111,16 +111,20 @@ func (x *exchange) reply(a answer) {
 	}
 	if x.grpc {
 		h.Set("Content-Type", "application/grpc")
-		h.Set("Grpc-Status", strconv.Itoa(cmp.Or(a.grpc, grpcStatus(a.status))))
+		x.record.GRPCStatus = strconv.Itoa(cmp.Or(a.grpc, grpcStatus(a.status)))
+		h.Set("Grpc-Status", x.record.GRPCStatus)
 		h.Set("Grpc-Message", grpcMessage(a.body))
+		x.answered(http.StatusOK)
 		x.w.WriteHeader(http.StatusOK)
 		return
 	}
 	h.Set("Content-Type", "text/plain")
 	h.Set("Content-Length", strconv.Itoa(len(a.body)))
+	x.answered(a.status)
 	x.w.WriteHeader(a.status)
 	if x.r.Method != http.MethodHead {
-		_, _ = io.WriteString(x.w, a.body)
+		n, _ := io.WriteString(x.w, a.body)
+		x.downloadedBytes.Add(int64(n))
 	}
 }
 
@@ -161,7 +165,10 @@ func grpcMessage(text string) string {
 func (x *exchange) ended(cause error) {
 	switch {
 	case errors.Is(cause, errDenied):
-		x.reply(denied()) // who withdrew the intention has counted it
+		x.withdrawn(cause)
+		a := denied()
+		a.reason = cmp.Or(x.record.Reason, a.reason)
+		x.reply(a) // who withdrew the intention has counted it
 	case errors.Is(cause, errCallerDeadline):
 		x.refuse(overdue(), "why", cause)
 	case errors.Is(cause, errRequestTimeout):
@@ -173,6 +180,7 @@ func (x *exchange) ended(cause error) {
 	case errors.Is(cause, errBadBody) && x.r.Context().Err() == nil && !x.sent:
 		x.refuse(invalid(http.StatusBadRequest, http.StatusText(http.StatusBadRequest)), "error", cause)
 	default:
+		x.gone = true
 		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to answer
 	}
 }

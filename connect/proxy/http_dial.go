@@ -25,10 +25,15 @@ func (p *Proxy) toEndpoint(address string, cfg *tls.Config, timeout time.Duratio
 		shake, cancelShake := context.WithTimeout(ctx, p.limits.Handshake)
 		defer cancelShake()
 		remote := tls.Client(socket, cfg)
+		began := time.Now()
 		if err := remote.HandshakeContext(shake); err != nil {
 			_ = socket.Close()
-			return nil, handshakeFailure(fmt.Errorf("TLS with %s: %w", address, err))
+			failed := handshakeFailure(fmt.Errorf("TLS with %s: %w", address, err))
+			p.observers.Set.Shook(false, nil, failed.reason, time.Since(began))
+			return nil, failed
 		}
+		state := remote.ConnectionState()
+		p.observers.Set.Shook(false, &state, "", time.Since(began))
 		return remote, nil
 	}
 }

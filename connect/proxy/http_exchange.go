@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/flow"
 	"github.com/outrider-mesh/outrider/connect/policy"
 	"github.com/outrider-mesh/outrider/connect/request"
 )
@@ -47,6 +48,15 @@ type exchange struct {
 	facts    request.Facts
 	deliver  delivery
 	held     int64 // bytes of memory, given back at the end
+
+	record       flow.Record
+	tries        [2]flow.Try // where the record's are kept while there are few
+	span         flow.Span   // nil when nobody follows
+	endTry       func(*flow.Try)
+	gone         bool   // the caller has left before the end
+	remoteReason string // what the sidecar of the other side says
+	// Bytes of bodies. They are counted by whoever reads.
+	uploadedBytes, downloadedBytes atomic.Int64
 }
 
 // Causes that end an exchange from within.
@@ -121,6 +131,7 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exc
 	defer c.requests.remove(x)
 	defer x.cancel(nil)
 	defer x.timers.stop()
+	defer x.account()
 	defer x.guard()
 	if r.ProtoMajor == 1 {
 		// Without it net/http reads the rest of the request before it answers.
@@ -132,6 +143,7 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, serve func(*exc
 		setWebSocket(r.Header)
 	}
 	x.rt = p.runtime.Load()
+	x.introduce()
 	p.counts.of(c.upstream).requests.Add(1)
 	defer func() { p.memory.Give(x.held) }()
 	if x.hold(requestReserve, admitPercent) {
@@ -159,6 +171,7 @@ func (x *exchange) guard() {
 	}
 	if err, ok := v.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 		x.p.counts.panics.Add(1)
+		faulted(&x.record)
 		x.p.log.Error("a request handler panicked; the request is ended, the rest goes on", "listener", listenerName(x.c.upstream), "panic", v)
 	}
 	if x.r.ProtoMajor == 1 {
@@ -198,13 +211,17 @@ func (x *exchange) rejudge(rt *runtime) (policy.Decision, bool) {
 // head is what decisions are made on. Its header is that of the request.
 // What concerns only the connection is not in it any more.
 func (x *exchange) head() connect.Head {
-	path := x.r.RequestURI
-	if !strings.HasPrefix(path, "/") && path != "*" {
-		path = x.r.URL.RequestURI() // absolute form (RFC 9112, 3.2.2)
-	}
 	return connect.Head{
-		Method: x.r.Method, Scheme: "http", Authority: x.r.Host, Path: path, Header: connect.Header(x.r.Header),
+		Method: x.r.Method, Scheme: "http", Authority: x.r.Host, Path: x.target(), Header: connect.Header(x.r.Header),
 	}
+}
+
+// target is what the request asks for, with its query.
+func (x *exchange) target() string {
+	if path := x.r.RequestURI; strings.HasPrefix(path, "/") || path == "*" {
+		return path
+	}
+	return x.r.URL.RequestURI() // absolute form (RFC 9112, 3.2.2)
 }
 
 func isGRPC(r *http.Request) bool {

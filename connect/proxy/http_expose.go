@@ -31,8 +31,10 @@ type exposedPath struct {
 
 // exposeID names the listener of an exposed port among those of the upstreams.
 func exposeID(port int) connect.UpstreamID {
-	return connect.UpstreamID("expose:" + strconv.Itoa(port))
+	return connect.UpstreamID(exposePrefix + strconv.Itoa(port))
 }
+
+const exposePrefix = "expose:"
 
 // exposePaths binds one listener for each exposed port.
 func (c *compiler) exposePaths(rt *runtime, s connect.Service) {
@@ -52,7 +54,7 @@ func (c *compiler) exposePaths(rt *runtime, s connect.Service) {
 		address := net.JoinHostPort(s.LocalAddress, strconv.Itoa(e.LocalPathPort))
 		p := exposedPath{path: e.Path, local: e.LocalOnly, app: c.appPools(rt, "tcp", address, s)}
 		if e.Protocol != connect.HTTP2 {
-			p.app = &appPools{cluster: p.app.cluster, h1: p.app.h1}
+			p.app = &appPools{cluster: p.app.cluster, address: p.app.address, h1: p.app.h1}
 		}
 		for _, text := range e.AllowFrom {
 			if a, err := netip.ParseAddr(text); err == nil {
@@ -80,9 +82,9 @@ func (c *compiler) appPools(rt *runtime, network, address string, s connect.Serv
 		}
 	}
 	return &appPools{
-		cluster: made,
-		h1:      c.clusters.pool(made, poolKey{network, address, false}, dial),
-		h2:      c.clusters.pool(made, poolKey{network, address, true}, dial),
+		cluster: made, address: address,
+		h1: c.clusters.pool(made, poolKey{network, address, false}, dial),
+		h2: c.clusters.pool(made, poolKey{network, address, true}, dial),
 	}
 }
 
@@ -112,6 +114,7 @@ func (x *exchange) exposed() {
 	if !x.normal(connect.Normalization{KeepPath: true}, &head) {
 		return
 	}
+	x.record.Path = head.Path
 	x.timers.start(x.rt.appTimeout, x.rt.appIdle, x.end)
 	out := head
 	out.Header = maps.Clone(head.Header)

@@ -36,7 +36,8 @@ func newFlooded(t *testing.T, patience time.Duration) *flooded {
 	f := &flooded{}
 	f.httpPair = &httpPair{pair{ca: ca, api: start(t, limits), web: start(t, limits)}, connect.HTTP}
 	f.apiSnap = service(ca, "api", httpApp(t, http.HandlerFunc(f.serve)))
-	f.apiSnap.Service.Protocol, f.apiSnap.Service.LocalIdleTimeout = connect.HTTP, patience
+	// Longer than the caller's sidecar has, so that it is clear which one answers.
+	f.apiSnap.Service.Protocol, f.apiSnap.Service.LocalIdleTimeout = connect.HTTP, 2*patience
 	apply(t, f.api, f.apiSnap)
 	f.webSnap = calling(service(ca, "web", nil), "api", []net.Addr{f.api.Inbound(t.Context())})
 	f.webSnap.Chains["api"].Protocol = connect.HTTP
@@ -336,5 +337,21 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 	until(t, "there is room again", func() bool { return f.api.Status(t.Context()).Inbound.Active == 0 })
 	if got := f.get(t, "/"); got.status != 200 {
 		t.Error(fmt.Sprint("afterwards: ", got.status))
+	}
+}
+
+// The other side gives an answer while the caller still owes a part of its
+// request: where the next one would begin is not known.
+func TestConnectionIsNotKeptForARequestThatWasAnsweredBeforeItsEnd(t *testing.T) {
+	t.Parallel()
+	r := newHTTPPair(t, connect.HTTP, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalIdleTimeout = 50 * time.Millisecond }))
+	c := dial(t, r.web.Outbound(t.Context(), "api"))
+	if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 9\r\n\r\nhell"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 408 ")) {
+		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -60,6 +60,9 @@ func (x *exchange) request(ctx context.Context) *http.Request {
 		d.head.Header = maps.Clone(d.head.Header)
 	}
 	x.passDeadline(d.head.Header)
+	if x.span != nil {
+		x.endTry = x.span.Try(d.head.Header)
+	}
 	r := &http.Request{
 		Method: d.head.Method, URL: targetURL(d.head.Path), Host: d.head.Authority,
 		Header: http.Header(d.head.Header), ContentLength: d.length,
@@ -205,6 +208,7 @@ func (r *replay) Read(p []byte) (int, error) {
 	if u.end == nil {
 		n, err := u.from.Read(p)
 		r.at += n
+		u.x.uploadedBytes.Add(int64(n))
 		u.remember(p[:n])
 		u.x.timers.touch()
 		if err == nil {
@@ -280,11 +284,15 @@ func (x *exchange) respond(resp *http.Response, edit func(http.Header)) error {
 	for name := range endToEnd(resp.Trailer) {
 		x.w.Header().Add("Trailer", name)
 	}
+	x.answered(resp.StatusCode)
 	x.w.WriteHeader(resp.StatusCode)
 	if err := x.download(resp); err != nil {
 		return err
 	}
 	x.trailers(resp)
+	if x.grpc {
+		x.record.GRPCStatus = grpcCode(resp)
+	}
 	return nil
 }
 
@@ -327,6 +335,7 @@ func (x *exchange) download(resp *http.Response) error {
 			if _, failed := x.w.Write(buf[:n]); failed != nil {
 				return &clientGone{failed}
 			}
+			x.downloadedBytes.Add(int64(n))
 			if left -= int64(n); left != 0 && n < len(buf) && err == nil {
 				_ = flush()
 			}

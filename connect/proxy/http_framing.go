@@ -16,22 +16,17 @@ import (
 // wellFormed refuses a request whose head another reader could take for
 // something else, whatever net/http let through. Paths are judged apart.
 func (x *exchange) wellFormed(head *connect.Head) bool {
-	why := ""
-	switch {
-	case head.Method == http.MethodConnect:
+	if head.Method == http.MethodConnect {
 		if x.r.ProtoMajor == 1 {
 			// What follows may be meant for the other end of a tunnel.
 			x.w.Header()["Connection"] = []string{"close"}
 			x.c.spent.Store(true)
 		}
-		x.refuse(invalid(http.StatusMethodNotAllowed, "CONNECT is not served"))
+		x.refuse(invalid(http.StatusMethodNotAllowed, whyConnect))
 		return false
-	case !onlyOf(head.Method, letters+digits+"!#$%&'*+-.^_`|~"):
-		// HTTP/2 carries any text, which HTTP/1 would read as a request line.
-		why = "the method is not a token"
-	case !onlyOf(head.Authority, letters+digits+"-._~!$&'()*+;=:[]"):
-		why = "the host is missing or has characters that no host has"
-	case x.r.URL.User != nil:
+	}
+	why := malformed(head)
+	if why == "" && x.r.URL.User != nil {
 		why = "the target names a user"
 	}
 	if why == "" {
@@ -39,6 +34,21 @@ func (x *exchange) wellFormed(head *connect.Head) bool {
 	}
 	x.refuse(invalid(http.StatusBadRequest, http.StatusText(http.StatusBadRequest)), "why", why)
 	return false
+}
+
+const whyConnect = "CONNECT is not served"
+
+// malformed says what of a head another reader could take for something else, ""
+// for nothing.
+func malformed(head *connect.Head) string {
+	switch {
+	case !onlyOf(head.Method, letters+digits+"!#$%&'*+-.^_`|~"):
+		// HTTP/2 carries any text, which HTTP/1 would read as a request line.
+		return "the method is not a token"
+	case !onlyOf(head.Authority, letters+digits+"-._~!$&'()*+;=:[]"):
+		return "the host is missing or has characters that no host has"
+	}
+	return ""
 }
 
 const (

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/flow"
 	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/connect/request"
 	"github.com/outrider-mesh/outrider/connect/wire"
@@ -28,6 +30,7 @@ type httpService struct {
 // appPools are the connections to the application, per version of HTTP.
 type appPools struct {
 	cluster *cluster
+	address string // host:port, or a path
 	h1, h2  *wire.Pool
 }
 
@@ -51,6 +54,7 @@ func (x *exchange) inbound() {
 	}
 	x.judged.Store(&head)
 	d := x.rt.policy.AuthorizeRequest(x.caller, &head, x.began)
+	x.p.decided(x.rt, &x.record, d)
 	if !d.Allowed {
 		a := denied()
 		a.reason = d.Reason
@@ -61,7 +65,10 @@ func (x *exchange) inbound() {
 	// not seen this request: ask it here.
 	if rt := x.p.runtime.Load(); rt != x.rt {
 		if d, no := x.rejudge(rt); no {
-			x.refuse(denied(), "source", x.caller.Label(), "intention", d.Intention(), "why", d.Why())
+			note(&x.record, d)
+			a := denied()
+			a.reason = d.Reason
+			x.refuse(a, "source", x.caller.Label(), "intention", d.Intention(), "why", d.Why())
 			return
 		}
 	}
@@ -86,7 +93,9 @@ func (x *exchange) identify(head *connect.Head) bool {
 	err, source := errNoPeer, "nobody"
 	if g := x.c.gateway; g != nil {
 		source = mtls.Caller{Gateway: *g}.Label()
+		x.record.Gateway = source
 		if x.caller, err = vouchedBy(*g, x.rt.callers, head.Header); err == nil {
+			x.record.Source = x.caller
 			return true
 		}
 	}
@@ -99,12 +108,16 @@ func (x *exchange) identify(head *connect.Head) bool {
 // normal brings the request into the form that is judged and sent on.
 func (x *exchange) normal(n connect.Normalization, head *connect.Head) bool {
 	outcome := request.Normalize(n, head)
+	if head.Path != x.record.Path {
+		x.record.OriginalPath, x.record.Path = x.record.Path, head.Path
+	}
 	switch outcome.Status {
 	case 0:
 		return true
 	case http.StatusTemporaryRedirect:
 		x.begin()
 		x.w.Header().Set("Location", outcome.Location)
+		x.answered(outcome.Status)
 		x.w.WriteHeader(outcome.Status)
 	default:
 		x.refuse(invalid(outcome.Status, http.StatusText(outcome.Status)), "why", outcome.Why)
@@ -119,11 +132,17 @@ func (x *exchange) toApp(app *appPools, out connect.Head) {
 	if x.r.ProtoMajor == 2 && app.h2 != nil {
 		pool = app.h2
 	}
+	now := time.Now()
 	resp, err := pool.RoundTrip(x.request(x.ctx))
+	t := flow.Try{Endpoint: app.address, Start: x.since(now), Took: time.Since(now)}
 	if err != nil {
+		t.Reason, t.Error = x.tryEnded(appReason(err)), clipText(err.Error())
+		x.attempted(t, nil)
 		x.appFailed(err)
 		return
 	}
+	t.Status = resp.StatusCode
+	x.attempted(t, nil)
 	// The reason is for those of the mesh to give.
 	keep := func(h http.Header) { delete(h, reasonHeader) }
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -133,6 +152,17 @@ func (x *exchange) toApp(app *appPools, out connect.Head) {
 	if err := x.respond(resp, keep); err != nil {
 		x.broken(nil, nil, err)
 	}
+}
+
+// appReason is what an attempt at the application failed of.
+func appReason(err error) connect.Reason {
+	switch wireKind(err) {
+	case wire.Overflowed:
+		return connect.LimitExceeded
+	case wire.Reset, wire.Refused:
+		return connect.StreamReset
+	}
+	return connect.AppUnreachable
 }
 
 func (x *exchange) appFailed(err error) {
@@ -156,7 +186,7 @@ func (p *Proxy) recheckRequests(c *conn, rt *runtime) {
 	c.requests.each(func(x *exchange) {
 		if d, no := x.rejudge(rt); no && context.Cause(x.ctx) == nil {
 			p.refuse(d.Reason, "cut an open request", "source", x.caller.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
-			x.end(errDenied)
+			x.end(&withdrawal{d.Reason, d.Why(), &d})
 		}
 	})
 }

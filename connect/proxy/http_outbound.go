@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"cmp"
 	crand "crypto/rand"
 	"maps"
 	"math/rand/v2"
@@ -64,6 +65,7 @@ func (x *exchange) outbound() {
 		x.refuse(noRoute())
 		return
 	}
+	x.record.Node, x.record.Rule = choice.Node, choice.Rule
 	x.timers.start(choice.Timeout, choice.Idle, x.end)
 	if !x.heedDeadline(&head) {
 		return
@@ -93,6 +95,9 @@ func (x *exchange) send(u *upstream, choice *route.Choice, head connect.Head) {
 	x.facts = x.describe(&original)
 	choice.EditRequest(&out, &x.facts)
 	delete(out.Header, xfcc) // a router may not vouch for anybody either
+	if out.Path != x.record.Path {
+		x.record.OriginalPath, x.record.Path = cmp.Or(x.record.OriginalPath, x.record.Path), out.Path
+	}
 	x.facts.Request = &out
 	x.prepare(out, choice.Retry.Enabled())
 	u.http.budget.Begin()

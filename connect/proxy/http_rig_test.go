@@ -36,10 +36,14 @@ func httpApp(t testing.TB, h http.Handler) net.Addr {
 	return s.Listener.Addr()
 }
 
-func newHTTPPair(t testing.TB, protocol connect.Protocol, h http.Handler) *httpPair {
+func newHTTPPair(t testing.TB, protocol connect.Protocol, h http.Handler, before ...func(*Proxy)) *httpPair {
 	t.Helper()
 	ca := meshca.New("root")
 	r := &httpPair{pair: pair{ca: ca, api: start(t, DefaultLimits()), web: start(t, DefaultLimits())}, protocol: protocol}
+	for _, f := range before {
+		f(r.api)
+		f(r.web)
+	}
 	r.apiSnap = service(ca, "api", httpApp(t, h))
 	r.apiSnap.Service.Protocol = protocol
 	apply(t, r.api, r.apiSnap)

@@ -117,7 +117,7 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 			continue
 		}
 		server := wire.NewServer(wire.Options{
-			MaxHeader: header, HeaderTimeout: p.limits.Handshake, Idle: p.limits.Idle, Handler: handlers[kind],
+			MaxHeader: header, HeaderTimeout: p.limits.Handshake, Idle: p.limits.Idle, Handler: handlers[kind], Spent: isSpent,
 			Log: p.log, Memory: wireMemory(p.memory),
 		})
 		p.servers.add(served{server, kind, header})
@@ -134,10 +134,17 @@ func (p *Proxy) serveHTTP(rt *runtime) {
 // ahead says that HTTP/2 is to be expected.
 func (p *Proxy) hand(c *conn, over net.Conn, kind serverKind, ahead bool) {
 	c.http.Store(true)
+	c.record.HTTP = true
 	c.server = p.servers.get(kind)
 	c.server.Serve(over, ahead, c)
 	c.cancel()
 	c.requests.end()
+}
+
+// isSpent is asked of a connection that waits for its next request.
+func isSpent(about any) bool {
+	c, ok := about.(*conn)
+	return ok && c.spent.Load()
 }
 
 // connOf finds the connection of a request.
@@ -150,6 +157,7 @@ func connOf(r *http.Request) (*conn, bool) {
 // one.
 func (p *Proxy) serveInboundHTTP(c *conn) {
 	c.http.Store(true) // before the peer is known: see recheck
+	c.record.HTTP = true
 	socket := &heard{Conn: c.accepted()}
 	rt := p.runtime.Load()
 	peer := tls.Server(socket, rt.inbound)
@@ -158,14 +166,17 @@ func (p *Proxy) serveInboundHTTP(c *conn) {
 	err := peer.HandshakeContext(ctx)
 	if err == nil {
 		state := peer.ConnectionState()
+		p.shook(c, c.record.Start, state)
 		var caller mtls.Caller
 		if caller, err = rt.callers.Proved(state); err == nil {
 			// One caller has many connections, and the text is thousands of bytes.
 			c.vouched = unique.Make(vouched(state.PeerCertificates)).Value()
 			if caller.IsGateway() {
 				c.gateway = &caller.Gateway
+				c.record.Gateway = caller.Label()
 			} else {
 				c.peer.Store(&caller.Identity)
+				p.proved(c, caller.Identity)
 			}
 			p.hand(c, peer, serverInbound, state.NegotiatedProtocol == "h2")
 			return
@@ -223,6 +234,7 @@ func (p *Proxy) unproved(c *conn, err error, spoke bool) {
 	if !spoke && !timedOut(err) {
 		// A connect without a word is how health checks see whether we listen.
 		p.counts.probes.Add(1)
+		c.probed = true
 		p.log.Trace("probed", "peer", c.accepted().RemoteAddr())
 		return
 	}
@@ -230,5 +242,8 @@ func (p *Proxy) unproved(c *conn, err error, spoke bool) {
 	if untrusted, ok := errors.AsType[*connect.PeerError](err); ok {
 		reason = untrusted.Reason
 	}
-	p.refuse(reason, "refused a peer", "peer", c.accepted().RemoteAddr(), "error", err)
+	if c.record.TLS == nil { // else the handshake succeeded, and is counted so
+		p.observers.Set.Shook(true, nil, reason, time.Since(c.record.Start))
+	}
+	p.fail(&c.record, reason, "refused a peer", "peer", c.accepted().RemoteAddr(), "error", err)
 }

@@ -96,6 +96,8 @@ func (x *exchange) shape(s *httpService, head *connect.Head) bool {
 		}
 		if f.AbortStatus > 0 && rand.IntN(million) < f.AbortMillionths {
 			x.w.Header().Set("X-Outrider-Fault", "abort")
+			// Not counted with what is refused: it is on purpose. Header and record agree.
+			x.record.Reason, x.record.Why = connect.RequestInvalid, "a fault is injected on purpose, as the service's configuration asks"
 			x.reply(answer{status: f.AbortStatus, body: http.StatusText(f.AbortStatus), reason: connect.RequestInvalid})
 			return false
 		}

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
+	"github.com/outrider-mesh/outrider/connect/flow"
 	"github.com/outrider-mesh/outrider/connect/route"
 	"github.com/outrider-mesh/outrider/connect/wire"
 )
@@ -91,7 +93,9 @@ func (x *exchange) try(u *upstream, choice *route.Choice, pick *picker, edit fun
 		again := asked && retries < choice.Retry.Attempts()
 		elsewhere := unsent && retries < maxAttempts-1 && pick.untried(time.Now())
 		if (again || elsewhere) && !held && x.deliver.body.replayable() {
-			held = u.http.budget.TryRetry()
+			if held = u.http.budget.TryRetry(); !held {
+				u.measure.BudgetSpent()
+			}
 		}
 		if (!again && !elsewhere) || !held || !x.deliver.body.replayable() {
 			x.conclude(u, t, edit)
@@ -156,10 +160,45 @@ func (x *exchange) attempt(u *upstream, pick *picker) *try {
 		t.kind, t.failed = wireKind(err), failureOf(err)
 	}
 	t.resp, t.took = resp, time.Since(now)
+	told := t.told(x.since(now), x.facts.Upstream)
+	if t.failed != nil {
+		told.Reason = x.tryEnded(told.Reason)
+	}
+	x.attempted(told, t.leg.measure)
 	if !x.statusFollows(t) {
 		x.observe(u, t)
 	}
 	return t
+}
+
+// told is the attempt in the words of the record.
+func (t *try) told(began time.Duration, address string) flow.Try {
+	out := flow.Try{Target: t.leg.target.ID, Endpoint: address, Start: began, Took: t.took}
+	if t.failed != nil {
+		out.Reason, out.Error = t.failed.reason, clipText(t.failed.Error())
+	} else {
+		out.Status, out.Peer = t.resp.StatusCode, t.leg.proved
+	}
+	return out
+}
+
+// onlyIdentity is the one identity that endpoints of a target may have, zero
+// where there are several.
+func onlyIdentity(t connect.Target, trustDomain string) connect.Identity {
+	accepted := t.Accepts(trustDomain)
+	if len(accepted) != 1 {
+		return connect.Identity{}
+	}
+	u, err := url.Parse(accepted[0])
+	if err != nil {
+		return connect.Identity{}
+	}
+	id, err := connect.ParseIdentity(u)
+	if err != nil {
+		return connect.Identity{}
+	}
+	id.Peer = t.Peer
+	return id
 }
 
 // statusFollows reports whether a gRPC response tells how it went only in its
@@ -232,6 +271,7 @@ func (x *exchange) conclude(u *upstream, t *try, edit func(http.Header)) {
 		return
 	}
 	x.facts.Status = t.resp.StatusCode
+	x.remember(t.resp.Header)
 	if t.resp.StatusCode == http.StatusSwitchingProtocols {
 		x.switchProtocols(t.resp, edit)
 		return
@@ -250,13 +290,15 @@ func (x *exchange) broken(u *upstream, t *try, err error) {
 	_, gone := errors.AsType[*clientGone](err)
 	switch {
 	case errors.Is(x.why, errRequestTimeout), errors.Is(x.why, errCallerDeadline), errors.Is(x.why, errIdleTimeout):
-		x.p.refuse(connect.RequestTimeout, "a response took too long", "listener", listenerName(x.c.upstream), "endpoint", x.facts.Upstream, "error", x.why)
+		x.p.fail(&x.record, connect.RequestTimeout, "a response took too long", "listener", listenerName(x.c.upstream), "endpoint", x.facts.Upstream, "error", x.why)
 	case x.why == nil && !gone:
 		if u != nil {
 			x.blame(u, t, err)
 		}
-		x.p.refuse(connect.StreamReset, "a response broke off", "listener", listenerName(x.c.upstream), "endpoint", x.facts.Upstream, "error", err)
+		x.p.fail(&x.record, connect.StreamReset, "a response broke off", "listener", listenerName(x.c.upstream), "endpoint", x.facts.Upstream, "error", err)
 	}
+	x.withdrawn(x.why)
+	x.gone = true
 	panic(http.ErrAbortHandler)
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/outrider-mesh/outrider/connect"
 )
@@ -30,6 +31,7 @@ func (x *exchange) switchProtocols(resp *http.Response, edit func(http.Header)) 
 	setWebSocket(resp.Header)
 	copyInto(x.w.Header(), resp.Header)
 	x.sent = true
+	x.answered(http.StatusSwitchingProtocols)
 	x.w.WriteHeader(http.StatusSwitchingProtocols)
 	local, buffered, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
@@ -54,19 +56,21 @@ func (x *exchange) splice(local io.ReadWriteCloser, from io.Reader, remote io.Re
 	defer stop()
 	var both sync.WaitGroup
 	both.Go(func() {
-		x.pump(remote, from)
+		x.pump(remote, from, &x.uploadedBytes)
 		_ = remote.Close()
 	})
-	x.pump(local, remote)
+	x.pump(local, remote, &x.downloadedBytes)
 	_ = local.Close()
 	_ = remote.Close()
 	both.Wait()
 	if cause := context.Cause(x.ctx); errors.Is(cause, errIdleTimeout) {
-		x.p.refuse(connect.RequestTimeout, "ended an upgraded connection", "listener", listenerName(x.c.upstream), "error", cause)
+		x.p.fail(&x.record, connect.RequestTimeout, "ended an upgraded connection", "listener", listenerName(x.c.upstream), "error", cause)
+	} else {
+		x.withdrawn(cause)
 	}
 }
 
-func (x *exchange) pump(to io.Writer, from io.Reader) {
+func (x *exchange) pump(to io.Writer, from io.Reader, count *atomic.Int64) {
 	buf := x.p.buffers.get()
 	defer x.p.buffers.put(buf)
 	for {
@@ -76,6 +80,7 @@ func (x *exchange) pump(to io.Writer, from io.Reader) {
 			if _, failed := to.Write(buf[:n]); failed != nil {
 				return
 			}
+			count.Add(int64(n))
 		}
 		if err != nil {
 			return

@@ -23,17 +23,21 @@ func (p *Proxy) serveInbound(c *conn) {
 		return
 	}
 	c.peer.Store(&id)
+	p.proved(c, id)
 	rt := p.runtime.Load() // after the peer is known: see recheck
-	if d := rt.policy.Authorize(id); !d.Allowed {
-		p.refuse(d.Reason, "denied a connection", "source", id.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+	d := rt.policy.Authorize(id)
+	p.decided(rt, &c.record, d)
+	if !d.Allowed {
+		p.fail(&c.record, d.Reason, "denied a connection", "source", id.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
 		return
 	}
+	c.record.Endpoint = rt.app.address
 	application, err := p.dialApp(c, rt)
 	if c.ctx.Err() != nil {
 		return // cut meanwhile: who did it has said why
 	}
 	if err != nil {
-		p.refuse(connect.AppUnreachable, "cannot reach the application", "source", id.Label(), "address", rt.app.address, "error", err)
+		p.fail(&c.record, connect.AppUnreachable, "cannot reach the application", "source", id.Label(), "address", rt.app.address, "error", err)
 		return
 	}
 	p.finish(c, relay.Copy(peer, application, p.relayOptions()), "source", id.Label())
@@ -44,15 +48,17 @@ func (p *Proxy) handshake(c *conn) (*relay.TLS, connect.Identity, bool) {
 	rt := p.runtime.Load()
 	peer, err := relay.TLSServer(socket, rt.inbound)
 	if err != nil {
-		p.refuse(connect.RequestInvalid, "refused a peer", "error", err)
+		p.fail(&c.record, connect.RequestInvalid, "refused a peer", "error", err)
 		return nil, connect.Identity{}, false
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, p.limits.Handshake)
 	defer cancel()
 	err = peer.Handshake(ctx)
 	if err == nil {
+		state := peer.ConnectionState()
+		p.shook(c, c.record.Start, state)
 		var caller mtls.Caller
-		if caller, err = rt.callers.Proved(peer.ConnectionState()); err == nil && caller.IsGateway() {
+		if caller, err = rt.callers.Proved(state); err == nil && caller.IsGateway() {
 			err = errGatewayOfTCP
 		}
 		if err == nil {
@@ -82,6 +88,7 @@ var errGatewayOfTCP = &connect.PeerError{Reason: connect.IdentityMismatch, Err: 
 // business: it is worth a debug line.
 func (p *Proxy) finish(c *conn, result relay.Result, about ...any) {
 	p.counts.relayed(c.upstream, result)
+	c.relayed(result)
 	if p.log.IsDebug() {
 		p.log.Debug("connection ended", append(about, "sent", result.Sent, "received", result.Received, "error", result.Err)...)
 	}

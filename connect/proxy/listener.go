@@ -187,23 +187,28 @@ func wait(done <-chan struct{}, d time.Duration) bool {
 func (p *Proxy) admit(ctx context.Context, l *listener, socket net.Conn) {
 	rt := p.runtime.Load()
 	c := newConn(ctx, l.upstream, socket)
+	c.begin(p, rt)
 	if l.upstream == transparentID && !p.redirected(rt, c) {
+		p.turnedAway(c)
 		c.cut()
 		return
 	}
 	limit := p.limitOf(rt, c.upstream)
 	if !p.conns.add(c, limit) {
-		p.refuse(connect.LimitExceeded, "refused a connection", "listener", listenerName(c.upstream), "limit", limit, "change", settingOf(rt, c.upstream))
+		p.fail(&c.record, connect.LimitExceeded, "refused a connection", "listener", listenerName(c.upstream), "limit", limit, "change", settingOf(rt, c.upstream))
+		p.turnedAway(c)
 		c.cut()
 		return
 	}
 	if !p.memory.Take(connectionReserve, admitPercent) {
 		p.conns.remove(c)
-		p.refuse(connect.LimitExceeded, "refused a connection", append([]any{"listener", listenerName(c.upstream)}, p.whyShort()...)...)
+		p.fail(&c.record, connect.LimitExceeded, "refused a connection", append([]any{"listener", listenerName(c.upstream)}, p.whyShort()...)...)
+		p.turnedAway(c)
 		c.cut()
 		return
 	}
 	p.counts.accepted(c.upstream)
+	p.letIn(c, rt)
 	p.running.Add(1)
 	go p.serveConn(c)
 }
@@ -226,10 +231,12 @@ func (p *Proxy) serveConn(c *conn) {
 	defer p.running.Done()
 	defer p.memory.Give(connectionReserve)
 	defer p.conns.remove(c)
+	defer p.account(c)
 	defer c.cut()
 	defer func() {
 		if v := recover(); v != nil {
 			p.counts.panics.Add(1)
+			faulted(&c.record)
 			p.log.Error("a connection handler panicked; the connection is closed, the rest goes on", "listener", listenerName(c.upstream), "panic", v)
 		}
 	}()

@@ -25,16 +25,16 @@ func (p *Proxy) serveOutbound(c *conn) {
 	rt := p.runtime.Load()
 	u := rt.upstreams[c.upstream]
 	if u == nil {
-		p.refuse(connect.NoRoute, "refused a connection", "upstream", c.upstream, "why", "the upstream was removed")
+		p.fail(&c.record, connect.NoRoute, "refused a connection", "upstream", c.upstream, "why", "the upstream was removed")
 		return
 	}
 	if u.problem != "" {
-		p.refuse(u.reason, "refused a connection", "upstream", u.id, "why", u.problem, "snapshot", rt.version)
+		p.fail(&c.record, u.reason, "refused a connection", "upstream", u.id, "why", u.problem, "snapshot", rt.version)
 		return
 	}
 	local, err := relay.NewPlain(c.accepted())
 	if err != nil {
-		p.refuse(connect.RequestInvalid, "refused a connection", "upstream", u.id, "error", err)
+		p.fail(&c.record, connect.RequestInvalid, "refused a connection", "upstream", u.id, "error", err)
 		return
 	}
 	remote, entry, failed := p.connect(c, u)
@@ -42,7 +42,7 @@ func (p *Proxy) serveOutbound(c *conn) {
 		return // cut meanwhile: who did it has said why
 	}
 	if failed != nil {
-		p.refuse(failed.reason, "cannot reach the upstream", "upstream", u.id, "error", failed, "snapshot", rt.version)
+		p.fail(&c.record, failed.reason, "cannot reach the upstream", "upstream", u.id, "error", failed, "snapshot", rt.version)
 		return
 	}
 	entry.State.Begin()
@@ -70,7 +70,9 @@ func (p *Proxy) connect(c *conn, u *upstream) (*relay.TLS, *balance.Entry, *fail
 			if entry == nil {
 				break
 			}
+			began := time.Now()
 			remote, failed := p.connectTo(c, l, entry)
+			c.attempted(l, entry, began, failed)
 			if failed == nil {
 				l.group.Succeeded(entry)
 				return remote, entry, nil
@@ -95,6 +97,7 @@ func (p *Proxy) blame(u *upstream, l *leg, entry *balance.Entry, failed *failure
 
 func (p *Proxy) ejected(u *upstream, l *leg, entry *balance.Entry) {
 	p.counts.ejections.Add(1)
+	l.measure.Ejected()
 	p.log.Warn("ejected an endpoint that keeps failing", "upstream", u.id, "target", l.target.ID, "endpoint", entry.Endpoint.HostPort(),
 		"until", entry.State.EjectedUntil().Format(time.RFC3339), "error", entry.State.LastFailure())
 }
@@ -116,10 +119,15 @@ func (p *Proxy) connectTo(c *conn, l *leg, entry *balance.Entry) (*relay.TLS, *f
 	}
 	shake, cancelShake := context.WithTimeout(c.ctx, p.limits.Handshake)
 	defer cancelShake()
+	began := time.Now()
 	if err := remote.Handshake(shake); err != nil {
 		c.detach(socket)
-		return nil, handshakeFailure(fmt.Errorf("TLS with %s: %w", address, err))
+		failed := handshakeFailure(fmt.Errorf("TLS with %s: %w", address, err))
+		p.observers.Set.Shook(false, nil, failed.reason, time.Since(began))
+		return nil, failed
 	}
+	state := remote.ConnectionState()
+	p.observers.Set.Shook(false, &state, "", time.Since(began))
 	return remote, nil
 }
 

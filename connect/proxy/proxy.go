@@ -51,22 +51,23 @@ func DefaultLimits() Limits {
 // A Proxy serves one local service. Make it with [New], then [Proxy.Run] it;
 // Apply and Drain work while it runs.
 type Proxy struct {
-	log      hclog.Logger
-	limits   Limits
-	dialer   net.Dialer
-	listen   net.ListenConfig
-	sockets  Sockets // nil: it opens them itself
-	registry *balance.Registry
-	clusters clusters
-	conns    conns
-	counts   counters
-	quiet    quiet
-	buffers  bufferPool
-	memory   *limit.Budget // nil: nobody counts
-	hostname string
-	own      own
-	calls    calls
-	original func(net.Conn) (netip.AddrPort, error) // where a redirected connection was meant to go
+	log       hclog.Logger
+	limits    Limits
+	dialer    net.Dialer
+	listen    net.ListenConfig
+	sockets   Sockets // nil: it opens them itself
+	registry  *balance.Registry
+	clusters  clusters
+	conns     conns
+	counts    counters
+	quiet     quiet
+	buffers   bufferPool
+	memory    *limit.Budget // nil: nobody counts
+	hostname  string
+	observers Observers
+	own       own
+	calls     calls
+	original  func(net.Conn) (netip.AddrPort, error) // where a redirected connection was meant to go
 
 	runtime  atomic.Pointer[runtime]
 	commands chan command
@@ -189,7 +190,7 @@ func (p *Proxy) do(ctx context.Context, f func(context.Context) error) error {
 func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 	return p.do(ctx, func(ctx context.Context) error {
 		before := p.runtime.Load()
-		c := compiler{registry: p.registry, clusters: &p.clusters, dial: p, limits: p.limits, before: before}
+		c := compiler{registry: p.registry, clusters: &p.clusters, dial: p, limits: p.limits, measure: p.observers.Set, before: before}
 		next, err := c.compile(s)
 		if err != nil {
 			return fmt.Errorf("compile snapshot %d: %w", s.Version, err)
@@ -205,6 +206,7 @@ func (p *Proxy) Apply(ctx context.Context, s *connect.Snapshot) error {
 		p.serve(ctx, opened)
 		p.closeUnwanted(next.binds)
 		p.registry.Retain(next.keys)
+		p.observers.Set.Retain(func(id connect.UpstreamID) bool { return next.upstreams[id] != nil })
 		p.recheck(next)
 		p.recheckPassed(next)
 		p.calls.keep(next.upstreams)
@@ -228,6 +230,7 @@ func (p *Proxy) recheck(rt *runtime) {
 		}
 		if d := rt.policy.Authorize(*id); !d.Allowed {
 			p.refuse(d.Reason, "cut an open connection", "source", id.Label(), "intention", d.Intention(), "why", d.Why(), "snapshot", rt.version)
+			c.cause.Store(&withdrawal{d.Reason, d.Why(), &d})
 			c.sever()
 		}
 	}
@@ -274,7 +277,10 @@ func (p *Proxy) Drain(ctx context.Context) (cut int) {
 	case <-p.conns.empty(directionAny):
 	case <-ctx.Done():
 	}
-	return p.conns.cutAll(func(c *conn) { p.counts.refused(connect.Draining) })
+	return p.conns.cutAll(func(c *conn) {
+		p.counts.refused(connect.Draining)
+		c.cause.Store(&withdrawal{reason: connect.Draining, why: "the sidecar is ending, and the time to end by itself was up"})
+	})
 }
 
 // shutListeners closes listeners for good. That waits for Run no longer than a

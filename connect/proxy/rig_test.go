@@ -16,6 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/connect/flow"
+	"github.com/outrider-mesh/outrider/connect/measure"
 	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/internal/meshca"
 )
@@ -30,6 +32,9 @@ func start(t testing.TB, limits Limits) *Proxy {
 		log = hclog.NewNullLogger() // a benchmark would measure it, and a fuzz target must not log
 	}
 	p := New(limits, log)
+	if _, test := t.(*testing.T); test {
+		p.Observe(Observers{Set: measure.NewSet("test", "test-sidecar-proxy"), Sinks: []flow.Sink{&tape{}}})
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
+	"github.com/outrider-mesh/outrider/connect/measure"
 	"github.com/outrider-mesh/outrider/connect/mtls"
 	"github.com/outrider-mesh/outrider/connect/policy"
 	"github.com/outrider-mesh/outrider/connect/route"
@@ -28,7 +29,9 @@ import (
 type runtime struct {
 	version   uint64
 	snapshot  *connect.Snapshot
+	self      connect.Identity // ours
 	policy    *policy.Policy
+	rules     *measure.Rules
 	inbound   *tls.Config
 	callers   mtls.Callers // whom inbound lets prove themselves
 	app       app
@@ -59,6 +62,7 @@ type app struct {
 // for reason; legs are empty then.
 type upstream struct {
 	id       connect.UpstreamID
+	measure  *measure.Upstream
 	maxConns int
 	legs     []leg         // of a TCP upstream
 	http     *httpUpstream // nil for a TCP upstream
@@ -72,8 +76,10 @@ type leg struct {
 	endpoints []connect.Endpoint // usable or not
 	through   string             // what they are if not instances, in words
 	tls       *tls.Config
+	proved    connect.Identity // whom an endpoint has proved to be when TLS is up; zero where that may be several
 	group     *balance.Group
 	timeout   time.Duration
+	measure   *measure.Target
 
 	// HTTP only.
 	cluster *cluster
@@ -104,6 +110,7 @@ type compiler struct {
 	clusters *clusters
 	dial     dialler
 	limits   Limits
+	measure  *measure.Set
 	before   *runtime // nil for the first
 }
 
@@ -118,6 +125,8 @@ func (c *compiler) compile(s *connect.Snapshot) (*runtime, error) {
 	rt := &runtime{
 		version: s.Version, snapshot: s,
 		policy:     c.policy(s),
+		self:       s.Service.Identity(s.Bundle.TrustDomain),
+		rules:      c.measure.Rules(s.Intentions),
 		callers:    who,
 		inbound:    mtls.Server(s.Leaf, who, s.Mesh.Incoming, offered(s.Service.Protocol)...),
 		app:        compileApp(s.Service),
@@ -243,12 +252,12 @@ func (c *compiler) service(rt *runtime, s *connect.Snapshot) {
 		app: c.appPools(rt, rt.app.network, rt.app.address, s.Service),
 	}
 	if s.Service.Protocol == connect.HTTP {
-		rt.http.app = &appPools{cluster: rt.http.app.cluster, h1: rt.http.app.h1}
+		rt.http.app = &appPools{cluster: rt.http.app.cluster, address: rt.http.app.address, h1: rt.http.app.h1}
 	}
 }
 
 func (c *compiler) upstream(rt *runtime, u connect.Upstream) *upstream {
-	out := &upstream{id: u.ID, maxConns: c.limits.Outbound}
+	out := &upstream{id: u.ID, measure: c.measure.Upstream(u.ID), maxConns: c.limits.Outbound}
 	if u.MaxConnections >= 0 {
 		out.maxConns = u.MaxConnections
 	}
@@ -317,7 +326,9 @@ func (c *compiler) leg(rt *runtime, u connect.Upstream, l route.Leg, lb connect.
 		endpoints: endpoints,
 		through:   through,
 		timeout:   l.ConnectTimeout,
-		tls:       mtls.Client(s.Leaf, s.BundleOf(l.Target), s.Mesh.Outgoing, l.Target.SNI, l.Target.Accepts(s.Bundle.TrustDomain)),
+		proved:    onlyIdentity(l.Target, s.Bundle.TrustDomain),
+		measure:   c.measure.Upstream(u.ID).Target(l.Target.ID),
+		tls:       presenting(s.Leaf, mtls.Client(s.Leaf, s.BundleOf(l.Target), s.Mesh.Outgoing, l.Target.SNI, l.Target.Accepts(s.Bundle.TrustDomain))),
 		group: balance.NewGroup(c.registry, key, endpoints, balance.Options{
 			LoadBalancer: lb, Default: unnamed, Health: u.PassiveHealth, Fallback: fallback,
 		}),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/balance"
+	"github.com/outrider-mesh/outrider/connect/flow"
 	"github.com/outrider-mesh/outrider/connect/relay"
 )
 
@@ -44,12 +45,14 @@ func (p *Proxy) redirected(rt *runtime, c *conn) bool {
 		f = t.destine(from, to)
 	}
 	if f.why != "" {
-		p.refuse(connect.NoRoute, "refused a redirected connection", "destination", to, "from", from, "why", f.why, "snapshot", rt.version)
+		p.fail(&c.record, connect.NoRoute, "refused a redirected connection", "destination", to, "from", from, "why", f.why, "snapshot", rt.version)
 		return false
 	}
 	c.to, c.direct = to, f.direct
+	c.record.Endpoint = to.String()
 	if f.upstream != nil {
 		c.upstream = f.upstream.id
+		c.record.Upstream, c.record.Direction = c.upstream, flow.Outbound
 		p.calls.note(c.upstream)
 	}
 	return true
@@ -59,7 +62,7 @@ func (p *Proxy) redirected(rt *runtime, c *conn) bool {
 func (p *Proxy) servePassed(c *conn) {
 	rt := p.runtime.Load() // after c is registered: see recheckPassed
 	if why := rt.transparent.forbids(); why != "" {
-		p.refuse(connect.NoRoute, "refused a redirected connection", "destination", c.to, "why", why, "snapshot", rt.version)
+		p.fail(&c.record, connect.NoRoute, "refused a redirected connection", "destination", c.to, "why", why, "snapshot", rt.version)
 		return
 	}
 	remote, failed := p.dialPassed(c)
@@ -67,13 +70,13 @@ func (p *Proxy) servePassed(c *conn) {
 		return // cut meanwhile: who did it has said why
 	}
 	if failed != nil {
-		p.refuse(failed.reason, "cannot pass on a connection", "destination", c.to, "error", failed)
+		p.fail(&c.record, failed.reason, "cannot pass on a connection", "destination", c.to, "error", failed)
 		c.sever() // as near as can be to what the application would have met by itself
 		return
 	}
 	local, err := relay.NewPlain(c.accepted())
 	if err != nil {
-		p.refuse(connect.RequestInvalid, "refused a redirected connection", "destination", c.to, "error", err)
+		p.fail(&c.record, connect.RequestInvalid, "refused a redirected connection", "destination", c.to, "error", err)
 		return
 	}
 	p.finish(c, relay.Copy(local, remote, p.relayOptions()), "destination", c.to)
@@ -105,17 +108,19 @@ func (p *Proxy) dialPassed(c *conn) (*relay.Plain, *failure) {
 func (p *Proxy) serveDirect(c *conn) {
 	d := c.direct
 	entry := &balance.Entry{Endpoint: &connect.Endpoint{Address: c.to.Addr().String(), Port: c.to.Port()}}
-	remote, failed := p.connectTo(c, &leg{tls: d.tls, timeout: d.timeout}, entry)
+	began, l := time.Now(), &leg{tls: d.tls, timeout: d.timeout}
+	remote, failed := p.connectTo(c, l, entry)
+	c.attempted(l, entry, began, failed)
 	if c.ctx.Err() != nil {
 		return // cut meanwhile: who did it has said why
 	}
 	if failed != nil {
-		p.refuse(failed.reason, "cannot reach an instance that is called directly", "upstream", c.upstream, "destination", c.to, "error", failed)
+		p.fail(&c.record, failed.reason, "cannot reach an instance that is called directly", "upstream", c.upstream, "destination", c.to, "error", failed)
 		return
 	}
 	local, err := relay.NewPlain(c.accepted())
 	if err != nil {
-		p.refuse(connect.RequestInvalid, "refused a connection", "upstream", c.upstream, "error", err)
+		p.fail(&c.record, connect.RequestInvalid, "refused a connection", "upstream", c.upstream, "error", err)
 		return
 	}
 	p.finish(c, relay.Copy(local, remote, p.relayOptions()), "upstream", c.upstream, "endpoint", c.to)
@@ -131,6 +136,7 @@ func (p *Proxy) recheckPassed(rt *runtime) {
 	}
 	for _, c := range p.conns.of(transparentID) {
 		p.refuse(connect.NoRoute, "cut an open connection", "destination", c.to, "why", why, "snapshot", rt.version)
+		c.cause.Store(&withdrawal{reason: connect.NoRoute, why: why})
 		c.sever()
 	}
 }

@@ -76,7 +76,7 @@ func parseFormat(s string) (format, []string) {
 			s = after
 			continue
 		}
-		c, after, ok := cutCommand(rest)
+		c, after, ok := CutCommand(rest)
 		if !ok {
 			problems = append(problems, "a percent sign starts no command and stays; write %% for a percent sign")
 			literal.WriteByte('%')
@@ -86,60 +86,19 @@ func parseFormat(s string) (format, []string) {
 		s = after
 		if ask := c.compile(); ask != nil {
 			flush()
-			f = append(f, part{ask: ask, limit: c.limit})
+			f = append(f, part{ask: ask, limit: c.Limit})
 			continue
 		}
-		problems = append(problems, fmt.Sprintf("format command %%%s%% is not known and stays as it is", c.text))
-		literal.WriteString("%" + c.text + "%")
+		problems = append(problems, fmt.Sprintf("format command %%%s%% is not known and stays as it is", c.Text))
+		literal.WriteString("%" + c.Text + "%")
 	}
 	flush()
 	return f, problems
 }
 
-// A command is "NAME", "NAME(args)" or "NAME(args):LIMIT".
-type command struct {
-	name, args string
-	parens     bool
-	limit      int
-	text       string // as written, without the percent signs
-}
-
-// cutCommand reads a command up to its closing percent sign.
-func cutCommand(s string) (command, string, bool) {
-	i := 0
-	for i < len(s) && (s[i] == '_' || 'A' <= s[i] && s[i] <= 'Z' || '0' <= s[i] && s[i] <= '9') {
-		i++
-	}
-	c := command{name: s[:i]}
-	rest := s[i:]
-	if c.name == "" {
-		return c, "", false
-	}
-	if inside, ok := strings.CutPrefix(rest, "("); ok {
-		if c.args, rest, ok = strings.Cut(inside, ")"); !ok {
-			return c, "", false
-		}
-		c.parens = true
-	}
-	if digits, ok := strings.CutPrefix(rest, ":"); ok {
-		n := 0
-		for n < len(digits) && '0' <= digits[n] && digits[n] <= '9' {
-			n++
-		}
-		limit, err := strconv.Atoi(digits[:n])
-		if err != nil || limit == 0 {
-			return c, "", false
-		}
-		c.limit, rest = limit, digits[n:]
-	}
-	after, ok := strings.CutPrefix(rest, "%")
-	c.text = s[:len(s)-len(rest)]
-	return c, after, ok
-}
-
 // compile returns what the command yields, nil when it is not known.
-func (c command) compile() func(*Facts) string {
-	switch c.name {
+func (c Command) compile() func(*Facts) string {
+	switch c.Name {
 	case "REQ":
 		return c.field(func(f *Facts) *connect.Head { return f.Request })
 	case "RESP":
@@ -147,10 +106,10 @@ func (c command) compile() func(*Facts) string {
 	case "DYNAMIC_METADATA":
 		return c.metadata()
 	}
-	if c.parens || c.limit > 0 {
+	if c.Parens || c.Limit > 0 {
 		return nil
 	}
-	return plainCommand(c.name)
+	return plainCommand(c.Name)
 }
 
 func plainCommand(name string) func(*Facts) string {
@@ -195,8 +154,8 @@ func plainCommand(name string) func(*Facts) string {
 
 // field compiles the arguments of REQ and RESP: "FIRST?SECOND", where the second
 // field stands in for the first when that is missing.
-func (c command) field(of func(*Facts) *connect.Head) func(*Facts) string {
-	first, second, alternative := strings.Cut(c.args, "?")
+func (c Command) field(of func(*Facts) *connect.Head) func(*Facts) string {
+	first, second, alternative := strings.Cut(c.Args, "?")
 	if first == "" || alternative && second == "" {
 		return nil
 	}
@@ -216,8 +175,8 @@ func (c command) field(of func(*Facts) *connect.Head) func(*Facts) string {
 
 // metadata compiles the one kind of metadata that Consul fills: who is calling
 // (Consul, service-router: request_headers, dynamic metadata of the caller).
-func (c command) metadata() func(*Facts) string {
-	key, ok := strings.CutPrefix(c.args, "consul:")
+func (c Command) metadata() func(*Facts) string {
+	key, ok := strings.CutPrefix(c.Args, "consul:")
 	if !ok {
 		return nil
 	}

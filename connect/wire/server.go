@@ -27,6 +27,10 @@ type Options struct {
 	// Idle is how long a connection without a request is kept.
 	Idle    time.Duration
 	Handler http.Handler
+	// Spent reports whether a connection of HTTP/1, known by what was handed over
+	// with it, must not take another request: it is closed then, once the response
+	// has been sent. nil means that none is.
+	Spent func(about any) bool
 	// Memory has the room for what clients of HTTP/2 send ahead; nil means any
 	// amount.
 	Memory Memory
@@ -97,6 +101,11 @@ func newHTTP(o Options, w window) *http.Server {
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, aboutKey{}, c.(*served).about)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if s, ok := c.(*served); ok && state == http.StateIdle && o.Spent != nil && s.frames == nil && o.Spent(s.about) {
+				s.leave()
+			}
 		},
 		// OPTIONS * is the application's to answer.
 		DisableGeneralOptionsHandler: true,

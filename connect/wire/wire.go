@@ -12,6 +12,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // counted is a connection that knows how much went over it, which tells a
@@ -46,6 +47,30 @@ type served struct {
 	frames *batch // how HTTP/2 is written; nil for HTTP/1
 	// buffers are those of all connections of the server.
 	buffers *batchBuffers
+	leaving atomic.Pointer[time.Time] // when reading ends, whatever anybody sets
+}
+
+// parting is how long a client has to take the last response. What it sends
+// meanwhile is read: a connection that is closed with something unread is reset,
+// and the response with it (RFC 9112, 9.6).
+const parting = time.Second
+
+// leave ends a connection after its response.
+func (s *served) leave() {
+	end := time.Now().Add(parting)
+	s.leaving.Store(&end)
+	if w, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		_ = w.CloseWrite()
+	}
+	_ = s.Conn.SetReadDeadline(end)
+}
+
+// SetReadDeadline implements [net.Conn].
+func (s *served) SetReadDeadline(t time.Time) error {
+	if end := s.leaving.Load(); end != nil {
+		t = *end
+	}
+	return s.Conn.SetReadDeadline(t)
 }
 
 // Read finds out what the client speaks: only the preface of HTTP/2 begins like

@@ -10,10 +10,10 @@ if [ -d /run/systemd/system ]; then
 fi
 
 if [ "$1" = purge ]; then
-    # Tokens may lie in either place, so nothing is left of them. The user stays:
+    # Tokens may lie in any of these places, so nothing is left of them. The user stays:
     # files of it may be elsewhere, in backups too, and a number that is given away
     # again would give them to somebody else.
-    rm -rf /var/lib/outrider /etc/outrider.d
+    rm -rf /var/lib/outrider /var/log/outrider /etc/outrider.d
     if command -v deb-systemd-helper >/dev/null; then
         deb-systemd-helper purge outrider.service >/dev/null || true
     fi

@@ -186,11 +186,12 @@ func (l *lab) registered(t *testing.T) map[string]bool {
 	return ids
 }
 
-// passing returns nil once all checks of a service and of its sidecar pass.
+// passing returns nil once all checks of a service and of its sidecar pass, as
+// callers elsewhere see them.
 func (l *lab) passing(t *testing.T, name string) error {
 	t.Helper()
 	for _, id := range []string{name, name + "-sidecar-proxy"} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.consul.Addr+"/v1/agent/health/service/id/"+id, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.consul.Addr+"/v1/health/service/"+id+"?passing", nil)
 		if err != nil {
 			return fmt.Errorf("ask for the health of %s: %w", id, err)
 		}
@@ -199,9 +200,14 @@ func (l *lab) passing(t *testing.T, name string) error {
 		if err != nil {
 			return fmt.Errorf("ask for the health of %s: %w", id, err)
 		}
+		var instances []any
+		err = json.NewDecoder(resp.Body).Decode(&instances)
 		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("ask for the health of %s: status %d", id, resp.StatusCode)
+		if err != nil {
+			return fmt.Errorf("ask for the health of %s: status %d: %w", id, resp.StatusCode, err)
+		}
+		if len(instances) == 0 {
+			return fmt.Errorf("no instance of %s passes", id)
 		}
 	}
 	return nil

@@ -18,7 +18,7 @@ func (o *owner) goes(t *testing.T) {
 	o.isGone(t)
 	o.run(t, "test -s /etc/outrider.d/consul.token; test -s "+configFile+"; test ! -e /usr/bin/outrider")
 	o.run(t, "dpkg --purge outrider; systemctl daemon-reload")
-	for _, place := range []string{"/etc/outrider.d", "/var/lib/outrider", "/run/outrider", "/usr/share/doc/outrider"} {
+	for _, place := range []string{"/etc/outrider.d", "/var/lib/outrider", "/var/log/outrider", "/run/outrider", "/usr/share/doc/outrider"} {
 		// /run is not that of the root.
 		if out, err := o.try("ls -d " + place); err == nil {
 			t.Errorf("%s is still there", out)

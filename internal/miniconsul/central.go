@@ -27,10 +27,7 @@ func (st *state) merged(registered *proxy) *proxy {
 	if p.Expose.isZero() {
 		p.Expose = global.Expose
 	}
-	if p.AccessLogs == nil && global.AccessLogs != (accessLogs{}) {
-		logs := global.AccessLogs
-		p.AccessLogs = &logs
-	}
+	p.AccessLogs = mergeAccessLogs(p.AccessLogs, global.AccessLogs)
 	central := first(own.MeshGateway.Mode, global.MeshGateway.Mode)
 	p.Upstreams = make([]upstream, len(registered.Upstreams))
 	for i, u := range registered.Upstreams {
@@ -38,6 +35,22 @@ func (st *state) merged(registered *proxy) *proxy {
 	}
 	p.MeshGateway.Mode = first(registered.MeshGateway.Mode, central)
 	return &p
+}
+
+// mergeAccessLogs merges field by field; nil when there is nothing.
+func mergeAccessLogs(own *accessLogs, global accessLogs) *accessLogs {
+	var out accessLogs
+	if own != nil {
+		out = *own
+	}
+	out.Enabled = out.Enabled || global.Enabled
+	out.DisableListenerLogs = out.DisableListenerLogs || global.DisableListenerLogs
+	out.Type, out.Path = first(out.Type, global.Type), first(out.Path, global.Path)
+	out.JSONFormat, out.TextFormat = first(out.JSONFormat, global.JSONFormat), first(out.TextFormat, global.TextFormat)
+	if out == (accessLogs{}) {
+		return nil
+	}
+	return &out
 }
 
 func (st *state) mergedUpstream(u upstream, central *upstreamConfig, registered, mesh string) upstream {

@@ -101,6 +101,11 @@ func centralDefaults(s *session) {
 		"Mode":"direct","TransparentProxy":{"OutboundListenerPort":17}}`)
 	write(`{"Kind":"proxy-defaults","Name":"global","Config":{"x":1,"local_connect_timeout_ms":99,"a":5},"MeshGateway":{"Mode":"remote"},
 		"AccessLogs":{"Enabled":true},"Expose":{"Paths":[{"Path":"/h","LocalPathPort":1,"ListenerPort":2}]}}`)
+	s.put(register, `{"Name":"logs","Port":1,"Connect":{"SidecarService":{"Proxy":{"AccessLogs":{"Enabled":true,"Type":"stderr"}}}}}`)
+	write(`{"Kind":"proxy-defaults","Name":"global","Config":{"x":1,"local_connect_timeout_ms":99,"a":5},
+		"AccessLogs":{"Enabled":true,"DisableListenerLogs":true,"Type":"file","Path":"/x/y","TextFormat":"%PROTOCOL%\\n"}}`)
+	s.until("/v1/agent/service/logs-sidecar-proxy", func(r response) bool { return strings.Contains(string(r.body), "DisableListenerLogs") })
+	s.noteJSON("/v1/agent/service/logs-sidecar-proxy")
 	s.noteJSON("/v1/agent/services")
 	s.noteJSON("/v1/config/service-defaults/api")
 	s.noteJSON("/v1/config/proxy-defaults/global")

@@ -217,6 +217,10 @@ func configEntries(s *session) {
 	for _, body := range []string{
 		`{"Kind":"bogus","Name":"x"}`,
 		`{"Kind":"proxy-defaults","Name":"other"}`,
+		`{"Kind":"proxy-defaults","Name":"global","AccessLogs":{"Type":"syslog"}}`,
+		`{"Kind":"proxy-defaults","Name":"global","AccessLogs":{"Type":"file"}}`,
+		`{"Kind":"proxy-defaults","Name":"global","AccessLogs":{"Path":"/x"}}`,
+		`{"Kind":"proxy-defaults","Name":"global","AccessLogs":{"JSONFormat":"{}","TextFormat":"x"}}`,
 		`{"Kind":"service-defaults","Name":"api","Protocol":"bogus"}`,
 		`{"Kind":"mesh","TLS":{"Incoming":{"TLSMinVersion":"bogus"}}}`,
 		`{"Kind":"service-resolver","Name":"api","Bogus":1}`,

@@ -4,6 +4,7 @@
 package miniconsul
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,7 +28,24 @@ func (e *proxyDefaults) validate() error {
 	if e.Name != "global" {
 		return fmt.Errorf("invalid name (%q), only %q is supported", e.Name, "global")
 	}
+	if err := e.AccessLogs.validate(); err != nil {
+		return err
+	}
 	return checkModes(e.Mode, e.MutualTLSMode, e.MeshGateway.Mode)
+}
+
+func (a accessLogs) validate() error {
+	switch {
+	case !slices.Contains([]string{"", "stdout", "stderr", "file"}, a.Type):
+		return fmt.Errorf("invalid access log type: %s", a.Type)
+	case a.JSONFormat != "" && a.TextFormat != "":
+		return errors.New("cannot specify both access log JSONFormat and TextFormat")
+	case a.Type != "file" && a.Path != "":
+		return errors.New("path is only valid for file type access logs")
+	case a.Type == "file" && a.Path == "":
+		return errors.New("path must be specified when using file type access logs")
+	}
+	return nil
 }
 
 // protocol is the one that services without their own have, "" for none.

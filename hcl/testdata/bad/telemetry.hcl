@@ -4,6 +4,8 @@
 telemetry {
   prometheus_address = "9102"
   otlp_endpoint      = "127.0.0.1:4317"
+  otlp_protocol      = "http/json"
+  sample_ratio       = 5
 }
 service {
   name = "web"

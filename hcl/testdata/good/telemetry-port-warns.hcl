@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: MPL-2.0
 
 telemetry {
-  prometheus_address = "127.0.0.1:9102"
-  otlp_endpoint      = "http://127.0.0.1:4318"
+  otlp_endpoint = "http://127.0.0.1:4317"
 }
 service {
   name = "web"

@@ -1,0 +1,16 @@
+# Copyright (c) The Outrider Authors
+# SPDX-License-Identifier: MPL-2.0
+
+telemetry {
+  otlp_protocol     = "grpc"
+  otlp_headers_file = "collector.headers"
+  otlp_ca_file      = "ca.pem"
+}
+service {
+  name = "web"
+  port = 8080
+
+  connect {
+    sidecar_service {}
+  }
+}

@@ -1,0 +1,6 @@
+Kind = "service-intentions"
+Name = "*"
+Sources = [
+  { Name = "monitor", Action = "allow" },
+  { Name = "web", Action = "deny" },
+]
