@@ -56,6 +56,12 @@ func (c *counters) of(id connect.UpstreamID) *traffic {
 
 func (c *counters) accepted(id connect.UpstreamID) { c.of(id).connections.Add(1) }
 
+// Served counts connections and requests since the proxy was made.
+func (p *Proxy) Served() int64 {
+	c := &p.counts
+	return c.inbound.connections.Load() + c.outbound.connections.Load() + c.passed.connections.Load() + c.inbound.requests.Load() + c.outbound.requests.Load()
+}
+
 func (c *counters) relayed(id connect.UpstreamID, r relay.Result) {
 	c.of(id).sent.Add(r.Sent)
 	c.of(id).received.Add(r.Received)

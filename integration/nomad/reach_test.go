@@ -86,6 +86,13 @@ func measure(t testing.TB, a *alloc) {
 	time.Sleep(idle) // what is measured is a time in which nothing happens
 	used := cpu(t, pid) - before
 	rss := residentKiB(t, pid)
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, "Rss") {
+				t.Log(strings.TrimSpace(line))
+			}
+		}
+	}
 	t.Logf("%s in its cgroup after 1,000 requests: %.1f MiB resident, %.2f %% of a CPU while idle", task, float64(rss)/1024, 100*used.Seconds()/idle.Seconds())
 	t.Logf("%s holds %d connections to Consul", task, connections(t, pid, a.lab.consul.Addr))
 	if rss > 25_000_000/1024 {

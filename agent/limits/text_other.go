@@ -1,0 +1,9 @@
+// Copyright (c) The Outrider Authors
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build !linux
+
+package limits
+
+// ForgetText does nothing here.
+func ForgetText() error { return nil }
