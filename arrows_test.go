@@ -115,7 +115,7 @@ func arrows() map[string]rule {
 		"agent/outline":   {ours: []string{"connect", "connect/flow"}},
 		"agent/recorder":  {ours: []string{"agent/outline", "connect", "connect/flow"}},
 		"agent/page":      {libs: []string{metricModelLib}, inTests: []string{"connect/flow", "connect/measure"}},
-		"agent/tap":       {ours: []string{"agent/outline", "connect", "connect/flow"}, libs: []string{hclog, xrate}},
+		"agent/tap":       {ours: []string{"agent/outline", "connect", "connect/access", "connect/flow"}, libs: []string{hclog, xrate}},
 		"agent/doctor": {
 			ours:    []string{"agent", "agent/consul", "agent/limits", "agent/nomad", "agent/vault", "connect", "hcl", "jobs"},
 			inTests: []string{"connect/proxy"},

@@ -91,7 +91,7 @@ func jwtStatus(s *connect.Snapshot) []JWTProviderStatus {
 // keySetStatus shows a key set beside the watches: both are what we hear from
 // elsewhere.
 func keySetStatus(s jwks.Status) WatchStatus {
-	out := WatchStatus{Key: "key set " + s.Origin, LastSuccess: s.LastSuccess, Failures: s.Failures}
+	out := WatchStatus{Kind: "keys", Key: "key set " + s.Origin, LastSuccess: s.LastSuccess, Failures: s.Failures}
 	if s.Err != nil {
 		out.Error = s.Err.Error()
 	}

@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/outrider-mesh/outrider/agent/telemetry"
@@ -20,19 +19,9 @@ func (a *Agent) measured(ctx context.Context) telemetry.State {
 		out.Sidecars = append(out.Sidecars, measuredSidecar(&s.Sidecars[i]))
 	}
 	for _, w := range s.Watches {
-		out.Sources = append(out.Sources, telemetry.Source{Kind: kindOfWatch(w.Key), LastSuccess: w.LastSuccess, Failures: w.Failures, Expires: w.Expires})
+		out.Sources = append(out.Sources, telemetry.Source{Kind: w.Kind, LastSuccess: w.LastSuccess, Failures: w.Failures, Expires: w.Expires})
 	}
 	return out
-}
-
-// kindOfWatch is the first word of a watch's key, "token" for the sources of
-// tokens: there must not be a series for each service that somebody names.
-func kindOfWatch(key string) string {
-	kind, _, _ := strings.Cut(key, " ")
-	if kind == "ACL" || kind == "login" {
-		return "token"
-	}
-	return kind
 }
 
 func measuredSidecar(s *SidecarStatus) telemetry.Sidecar {
@@ -72,7 +61,7 @@ func measuredTarget(upstream string, t proxy.TargetStatus) telemetry.Target {
 		switch {
 		case e.NotUsed == "":
 			out.Usable++
-		case strings.HasPrefix(e.NotUsed, "ejected"):
+		case e.Ejected:
 			out.Ejected++
 		default:
 			out.Unusable++

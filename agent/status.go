@@ -78,6 +78,7 @@ type IntentionStatus struct {
 // A WatchStatus is that of one watch on Consul, of the source of the ACL token,
 // or of one key set of a JWT provider. Error is "" when it is fine.
 type WatchStatus struct {
+	Kind        string // "token", "keys", or what is watched: "intentions"
 	Key         string
 	LastSuccess time.Time
 	Expires     time.Time `json:",omitzero"` // of an ACL token that a login gave
@@ -111,12 +112,13 @@ func (a *Agent) Status(ctx context.Context) Status {
 
 func tokenStatus(t consul.TokenStatus) WatchStatus {
 	s := watchStatus(watch.Status{Key: t.Source, LastSuccess: t.LastSuccess, Failures: t.Failures, Err: t.Err})
-	s.Expires = t.Expires
+	s.Kind, s.Expires = "token", t.Expires
 	return s
 }
 
 func watchStatus(w watch.Status) WatchStatus {
-	s := WatchStatus{Key: w.Key, LastSuccess: w.LastSuccess, Failures: w.Failures}
+	kind, _, _ := strings.Cut(w.Key, " ") // the key goes on with whose it is
+	s := WatchStatus{Kind: kind, Key: w.Key, LastSuccess: w.LastSuccess, Failures: w.Failures}
 	if w.Err != nil {
 		s.Error = w.Err.Error()
 	}

@@ -96,6 +96,7 @@ type EndpointStatus struct {
 	Address     string
 	Weight      int
 	NotUsed     string
+	Ejected     bool `json:",omitempty"` // that is why it is not used
 	LastFailure string
 	Active      int64
 }
@@ -170,6 +171,7 @@ func (rt *runtime) targets(u *upstream, now time.Time) []TargetStatus {
 				LastFailure: entry.State.LastFailure(), Active: entry.State.Active(),
 			}
 			if entry.State.Ejected(now) {
+				e.Ejected = true
 				e.NotUsed = "ejected until " + entry.State.EjectedUntil().Format(time.RFC3339) + " after repeated failures"
 			}
 			t.Endpoints = append(t.Endpoints, e)
