@@ -102,12 +102,13 @@ func arrows() map[string]rule {
 		"agent": {
 			ours: []string{
 				"hcl", "connect", "connect/access", "connect/explain", "connect/flow", "connect/measure", "connect/proxy",
-				"agent/accesslog", "agent/ledger", "agent/page", "agent/recorder", "agent/tap", "agent/telemetry", "agent/trace",
+				"agent/accesslog", "agent/bounded", "agent/ledger", "agent/page", "agent/recorder", "agent/tap", "agent/telemetry", "agent/trace",
 				"agent/watch", "agent/assemble", "agent/consul", "agent/jwks", "agent/limits", "agent/metadata", "agent/vault", "agent/nomad", "agent/handover",
 			},
 			libs: []string{hclog, xsync, systemd},
 		},
 		"agent/accesslog": {ours: []string{"connect", "connect/access", "connect/flow"}, libs: []string{hclog, unixLib}},
+		"agent/bounded":   {},
 		"agent/handover":  {},
 		"agent/ledger":    {ours: []string{"connect", "connect/flow"}, libs: []string{hclog}},
 		"agent/rehearse":  {ours: []string{"agent/ledger", "connect", "connect/policy", "connect/request"}, inTests: []string{"agent/consul", "hcl"}},
@@ -121,7 +122,7 @@ func arrows() map[string]rule {
 			inTests: []string{"connect/proxy"},
 		},
 		"agent/telemetry": {
-			ours: []string{"connect", "connect/measure"}, libs: []string{hclog, prometheusLib, metricModelLib, metricTextLib},
+			ours: []string{"agent/bounded", "connect", "connect/measure"}, libs: []string{hclog, prometheusLib, metricModelLib, metricTextLib},
 			inTests: []string{"connect/flow"},
 		},
 		"agent/watch":    {ours: []string{"connect"}, libs: []string{hclog}},

@@ -16,9 +16,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
+	"github.com/outrider-mesh/outrider/agent/bounded"
 	"github.com/outrider-mesh/outrider/agent/page"
 	"github.com/outrider-mesh/outrider/connect/proxy"
 )
@@ -98,44 +98,12 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 // the loopback may open them, and each takes a descriptor from the traffic.
 const maxAdminConns = 64
 
-// lastAnswer bounds how long requests under way may take when the server ends.
-const lastAnswer = time.Second
-
 func serveLocally(ctx context.Context, l net.Listener, h http.Handler) error {
-	var open atomic.Int64
-	server := &http.Server{
-		Handler:           localOnly(h),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second, // profiles extend it by their own time
-		IdleTimeout:       30 * time.Second,
-		MaxHeaderBytes:    64 << 10,
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				if open.Add(1) > maxAdminConns {
-					_ = conn.Close()
-				}
-			case http.StateClosed, http.StateHijacked:
-				open.Add(-1)
-			}
-		},
-	}
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		// The answer under way may be the one that says why this ends.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastAnswer)
-		defer cancel()
-		if server.Shutdown(ctx) != nil {
-			_ = server.Close()
-		}
-	})
-	err := server.Serve(l)
-	if stop() {
+	// Profiles extend the time to write by their own.
+	limits := bounded.Limits{Conns: maxAdminConns, Header: 64 << 10, Read: 10 * time.Second, Write: 30 * time.Second, Idle: 30 * time.Second}
+	if err := bounded.Serve(ctx, l, localOnly(h), limits); err != nil {
 		return fmt.Errorf("serve the admin API: %w", err)
 	}
-	<-ended
 	return nil
 }
 

@@ -12,11 +12,12 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+
+	"github.com/outrider-mesh/outrider/agent/bounded"
 )
 
 const (
@@ -27,8 +28,6 @@ const (
 	maxConns = 64
 	// stateWithin bounds how long a scrape waits for what is true at the moment.
 	stateWithin = 2 * time.Second
-	// lastAnswer bounds how long scrapes under way may take when the server ends.
-	lastAnswer = time.Second
 
 	// firstRetry and lastRetry are the pauses after an address could not be bound.
 	firstRetry = time.Second
@@ -151,40 +150,9 @@ func (r *Registry) serve(ctx context.Context, j job) {
 func serveOn(ctx context.Context, l net.Listener, metrics http.Handler) error {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", metrics)
-	var open atomic.Int64
-	server := &http.Server{
-		Handler:           foreign(mux),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      20 * time.Second,
-		IdleTimeout:       2 * time.Minute, // Prometheus asks once a minute or more often.
-		MaxHeaderBytes:    16 << 10,
-		ConnState: func(conn net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				if open.Add(1) > maxConns {
-					_ = conn.Close()
-				}
-			case http.StateClosed, http.StateHijacked:
-				open.Add(-1)
-			}
-		},
-	}
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastAnswer)
-		defer cancel()
-		if server.Shutdown(ctx) != nil {
-			_ = server.Close()
-		}
-	})
-	err := server.Serve(l)
-	if stop() {
-		return err
-	}
-	<-ended
-	return nil
+	// Prometheus asks once a minute or more often.
+	limits := bounded.Limits{Conns: maxConns, Header: 16 << 10, Read: 5 * time.Second, Write: 20 * time.Second, Idle: 2 * time.Minute}
+	return bounded.Serve(ctx, l, foreign(mux), limits)
 }
 
 // foreign refuses requests that reach us by the loopback and name another host: a
