@@ -13,16 +13,13 @@ import (
 	"github.com/outrider-mesh/outrider/connect/request"
 )
 
-// defaultTime is how Envoy writes a time without a format.
-const defaultTime = "2006-01-02T15:04:05.000Z"
-
 // clock compiles a time with a format of strftime, in UTC. %f is a fraction of
 // nine digits, %1f … %9f of that many.
 func (p *parser) clock(c request.Command, of func(r *flow.Record) time.Time) ask {
 	if c.Limit > 0 && c.Args == "" {
 		return nil
 	}
-	pieces := []func([]byte, time.Time) []byte{layout(defaultTime)}
+	pieces := []func([]byte, time.Time) []byte{defaultTime}
 	if c.Args != "" {
 		pieces = p.pieces(c.Args)
 	}
@@ -36,6 +33,13 @@ func (p *parser) clock(c request.Command, of func(r *flow.Record) time.Time) ask
 		}
 		return dst, true
 	}
+}
+
+// defaultTime is how Envoy writes a time without a format, with milliseconds.
+// RFC 3339 is what the library writes fast, and lacks only them.
+func defaultTime(dst []byte, t time.Time) []byte {
+	dst = t.AppendFormat(dst, time.RFC3339)
+	return append(fraction(3)(append(dst[:len(dst)-1], '.'), t), 'Z')
 }
 
 func layout(l string) func([]byte, time.Time) []byte {

@@ -4,6 +4,7 @@
 package access
 
 import (
+	"encoding/binary"
 	"unicode/utf8"
 )
 
@@ -38,19 +39,38 @@ func escape(dst []byte, at, limit int, inJSON bool) []byte {
 
 // clean reports whether nothing has to be escaped.
 func clean(text []byte) bool {
-	ascii := true
-	for _, c := range text {
-		if c < ' ' || c == 0x7f || c == '"' || c == '\\' {
-			return false
+	rest := text
+	for ; len(rest) >= 8; rest = rest[8:] {
+		if odd(binary.LittleEndian.Uint64(rest)) {
+			return cleanRunes(text)
 		}
-		ascii = ascii && c < utf8.RuneSelf
 	}
-	if ascii {
-		return true
+	for _, c := range rest {
+		if c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
+			return cleanRunes(text)
+		}
 	}
+	return true
+}
+
+// odd reports whether any of eight bytes is a control character, a quote, a
+// backslash or not of ASCII. A byte is zero exactly when taking one from it borrows
+// although its highest bit was not set; below the first such byte nothing borrows.
+func odd(eight uint64) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	quote, backslash, del := eight^each*'"', eight^each*'\\', eight^each*0x7f
+	return (eight|
+		(eight-each*' ')&^eight|
+		(quote-each)&^quote|
+		(backslash-each)&^backslash|
+		(del-each)&^del)&high != 0
+}
+
+// cleanRunes is clean for text of any characters.
+func cleanRunes(text []byte) bool {
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
-		if r == utf8.RuneError && size == 1 || special(r) {
+		if r < ' ' || r == 0x7f || r == '"' || r == '\\' || r == utf8.RuneError && size == 1 || special(r) {
 			return false
 		}
 		text = text[size:]

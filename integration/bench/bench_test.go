@@ -20,6 +20,8 @@ var (
 	span    = flag.Duration("span", 3*time.Second, "how long each round loads each system")
 	warm    = flag.Duration("warm", 200*time.Millisecond, "load before each round that is not counted")
 	rounds  = flag.Int("rounds", 3, "how many times each system has its turn with each load")
+	systems = flag.String("systems", "", "measure only the systems whose names match `REGEXP`")
+	atATime = flag.Int("at-a-time", 0, "load with so many requests at a time only; 0 means all loads")
 	also    = flag.String("also", "", "one more Outrider to compare with, as `NAME=PROGRAM`")
 	program = flag.String("outrider", "", "the Outrider to measure; built as a release when empty")
 	output  = flag.String("output", "", "`FILE` for the tables, beside standard output")
@@ -39,7 +41,7 @@ func TestMain(m *testing.M) {
 	m.Run() // its result becomes the exit code of the test program
 }
 
-// BenchmarkMesh writes two tables: speed and memory.
+// BenchmarkMesh writes two tables: speed and memory, and what access logs cost.
 func BenchmarkMesh(b *testing.B) {
 	b.StopTimer()
 	outriders := []build{{"Outrider", *program}}
@@ -57,7 +59,6 @@ func BenchmarkMesh(b *testing.B) {
 	for _, p := range protocols() {
 		b.Run(p.name, func(b *testing.B) {
 			m := newMesh(b, p, outriders)
-			all.conditions = m.conditions
 			all.add(m.measure(b))
 			m.takeProfiles(b)
 		})

@@ -154,6 +154,8 @@ func TestReportHoldsMediansAndRatios(t *testing.T) {
 	}
 	w := workload{name: "GET 1 KB", atATime: 32}
 	r := report{held: []held{{"http", "Outrider", memory{1 << 20, 2 << 20}, memory{3 << 20, 4 << 20}}}}
+	with, without := []sample{round(90, time.Second), round(95, time.Second), round(99, time.Second)}, []sample{round(100, time.Second), round(100, time.Second), round(100, time.Second)}
+	r.costs = []cost{compare("http", w, "Outrider", without, with)}
 	r.rows = []row{
 		summary("http", w, direct, []sample{round(400, 0)}),
 		summary("http", w, "Outrider", []sample{round(100, time.Second), round(1, 0), round(200, time.Second)}),
@@ -167,12 +169,13 @@ func TestReportHoldsMediansAndRatios(t *testing.T) {
 	}
 	// 100 a second: a quarter of direct, twice Envoy. Of the CPU the median is 5
 	// seconds for 1,000 requests.
-	for _, want := range []string{"| http | GET 1 KB | 32 | Outrider | 100 | 0.25 | 2.00 | 51.00 | 100.00 | 5000 | 0 | 0 |", "| http | Outrider | 1 | 2 | 3 | 4 |"} {
+	for _, want := range []string{"| http | GET 1 KB | 32 | Outrider | 100 | 0.25 | 2.00 | 51.00 | 100.00 | 5000 | 0 | 0 |", "| http | Outrider | 1 | 2 | 3 | 4 |",
+		"Outrider with access logs in files, http, GET 1 KB, 32 at a time: 0.950 of the requests/s, 1.053 of the CPU of the sidecars."} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
 	}
-	if bytes.Count([]byte(got), []byte("\n")) != 2 {
+	if bytes.Count([]byte(got), []byte("\n")) != 3 {
 		t.Errorf("the rows of Outrider are\n%s", got)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,8 +34,9 @@ type workload struct {
 	name    string
 	atATime int
 	run     generator
-	// oneWorker asks for Envoy with one worker too, which takes its time.
-	oneWorker bool
+	// thorough asks for the systems too that are not of every load, since each
+	// takes its time.
+	thorough bool
 }
 
 func protocols() []protocol {
@@ -57,8 +60,9 @@ type system struct {
 	address  string // where the client connects
 	web, api int    // processes of the sidecars; 0 for none
 	admin    [2]string
-	// oneWorker is Envoy with one worker, outrider one of ours.
-	oneWorker, outrider bool
+	logs     string // folder of the access logs, "" for none
+	// rare is one of thorough loads only, outrider one of ours.
+	rare, outrider bool
 }
 
 // A mesh is one application with all the ways to it.
@@ -71,6 +75,7 @@ type mesh struct {
 
 const (
 	direct     = "direct"
+	logging    = ", access log" // after the name of one of ours
 	envoyTwo   = "Envoy, 2 workers"
 	envoyOne   = "Envoy, 1 worker"
 	patience   = time.Minute
@@ -88,15 +93,22 @@ func newMesh(b *testing.B, p protocol, outriders []build) *mesh {
 	}
 	m := &mesh{protocol: p, app: pid, systems: []system{{name: direct, address: app}}}
 	for i, o := range outriders {
-		m.systems = append(m.systems, outriderSystem(b, consul, fmt.Sprintf("outrider-%d", i), p.name, app, o))
+		suffix := fmt.Sprintf("outrider-%d", i)
+		m.systems = append(m.systems, outriderSystem(b, consul, suffix, p.name, app, o, ""),
+			outriderSystem(b, consul, suffix+"-log", p.name, app, build{o.name + logging, o.path}, b.TempDir()))
 	}
 	for i, name := range []string{envoyOne, envoyTwo} {
 		s, version := envoySystem(b, consul, fmt.Sprintf("envoy-%d", i+1), p.name, app, i+1)
-		s.name, s.oneWorker = name, i == 0
+		s.name, s.rare = name, i == 0
 		m.systems = append(m.systems, s)
 		m.conditions.envoy = version
 	}
 	m.conditions.read(b, consul.Command(b, "version"), outriders[0].path)
+	selected, err := regexp.Compile(*systems)
+	if err != nil {
+		b.Fatalf("-systems: %v", err)
+	}
+	m.systems = slices.DeleteFunc(m.systems, func(s system) bool { return !selected.MatchString(s.name) })
 	for _, s := range m.systems {
 		m.answers(b, s)
 	}
@@ -120,19 +132,28 @@ func (m *mesh) answers(b *testing.B, s system) {
 }
 
 // registered writes the same configuration for web and api of a system, and
-// returns where web's application would call api.
-func registered(b *testing.B, consul *realserver.Consul, suffix, protocol, app string) string {
+// returns where web's application would call api. Access logs are in the folder
+// logs, "" for none.
+func registered(b *testing.B, consul *realserver.Consul, suffix, protocol, app, logs string) string {
 	b.Helper()
 	web, api, call := "web-"+suffix, "api-"+suffix, realserver.FreeAddr(b)
 	entry(b, consul, fmt.Sprintf(`{"Kind":"service-defaults","Name":%q,"Protocol":%q}`, api, protocol))
 	// Both kinds of sidecar decide on each request.
 	entry(b, consul, fmt.Sprintf(`{"Kind":"service-intentions","Name":%q,"Sources":[{"Name":%q,"Permissions":[
 		{"Action":"deny","HTTP":{"PathPrefix":"/admin"}},{"Action":"allow","HTTP":{"PathPrefix":"/"}}]}]}`, api, web))
-	register(b, consul, fmt.Sprintf(`{"Name":%q,"Address":"127.0.0.1","Port":%s,"Connect":{"SidecarService":{"Address":"127.0.0.1","Port":%s}}}`,
-		api, port(app), port(realserver.FreeAddr(b))))
+	register(b, consul, fmt.Sprintf(`{"Name":%q,"Address":"127.0.0.1","Port":%s,"Connect":{"SidecarService":{"Address":"127.0.0.1","Port":%s,
+		"Proxy":{"AccessLogs":%s}}}}`, api, port(app), port(realserver.FreeAddr(b)), accessLogs(logs, api)))
 	register(b, consul, fmt.Sprintf(`{"Name":%q,"Address":"127.0.0.1","Port":1,"Connect":{"SidecarService":{"Address":"127.0.0.1","Port":%s,
-		"Proxy":{"Upstreams":[{"DestinationName":%q,"LocalBindPort":%s}]}}}}`, web, port(realserver.FreeAddr(b)), api, port(call)))
+		"Proxy":{"AccessLogs":%s,"Upstreams":[{"DestinationName":%q,"LocalBindPort":%s}]}}}}`, web, port(realserver.FreeAddr(b)), accessLogs(logs, web), api, port(call)))
 	return call
+}
+
+// accessLogs asks for Consul's default access log in a file of a folder.
+func accessLogs(folder, name string) string {
+	if folder == "" {
+		return `{"Enabled":false}`
+	}
+	return fmt.Sprintf(`{"Enabled":true,"Type":"file","Path":%q}`, filepath.Join(folder, name+".log"))
 }
 
 func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
@@ -173,21 +194,22 @@ func ask(request *http.Request, over *http.Transport) ([]byte, error) {
 	return text, err
 }
 
-func outriderSystem(b *testing.B, consul *realserver.Consul, suffix, protocol, app string, o build) system {
+// outriderSystem has access logs in a folder, or none for "".
+func outriderSystem(b *testing.B, consul *realserver.Consul, suffix, protocol, app string, o build, logs string) system {
 	b.Helper()
-	s := system{name: o.name, address: registered(b, consul, suffix, protocol, app), outrider: true}
-	s.api, s.admin[1] = sidecar(b, consul, o.path, "api-"+suffix)
-	s.web, s.admin[0] = sidecar(b, consul, o.path, "web-"+suffix)
+	s := system{name: o.name, address: registered(b, consul, suffix, protocol, app, logs), outrider: true, rare: logs != "", logs: logs}
+	s.api, s.admin[1] = sidecar(b, consul, o.path, "api-"+suffix, logs)
+	s.web, s.admin[0] = sidecar(b, consul, o.path, "web-"+suffix, logs)
 	return s
 }
 
 // sidecar runs one Outrider until the benchmark ends, and returns its process
-// and the path of its admin socket.
-func sidecar(b *testing.B, consul *realserver.Consul, program, id string) (pid int, admin string) {
+// and the path of its admin socket. Its access logs are in a folder.
+func sidecar(b *testing.B, consul *realserver.Consul, program, id, logs string) (pid int, admin string) {
 	b.Helper()
 	admin = filepath.Join(b.TempDir(), "admin.sock")
 	cmd := exec.Command(program, "sidecar", "-sidecar-for", id, "-admin", "unix://"+admin)
-	cmd.Env = append(os.Environ(), consul.Env()...)
+	cmd.Env = append(append(os.Environ(), consul.Env()...), "LOGS_DIRECTORY="+logs)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
@@ -206,7 +228,7 @@ func sidecar(b *testing.B, consul *realserver.Consul, program, id string) (pid i
 // envoySystem also returns Envoy's version.
 func envoySystem(b *testing.B, consul *realserver.Consul, suffix, protocol, app string, workers int) (system, string) {
 	b.Helper()
-	s := system{address: registered(b, consul, suffix, protocol, app)}
+	s := system{address: registered(b, consul, suffix, protocol, app, "")}
 	api := realserver.StartEnvoyWithWorkers(b, consul, "api-"+suffix+"-sidecar-proxy", workers)
 	web := realserver.StartEnvoyWithWorkers(b, consul, "web-"+suffix+"-sidecar-proxy", workers)
 	s.web, s.api = web.PID(), api.PID()

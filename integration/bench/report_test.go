@@ -4,11 +4,13 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -29,6 +31,15 @@ type row struct {
 	others         float64 // part of the machine
 }
 
+// cost is what access logs do to one of ours under one load: medians of the ratios
+// to its turn without them in the same round.
+type cost struct {
+	protocol, load string
+	atATime        int
+	system         string
+	perSecond, cpu float64 // of the sidecars
+}
+
 // held is the memory of the sidecars of one system after all loads of one
 // protocol.
 type held struct {
@@ -39,33 +50,88 @@ type held struct {
 type report struct {
 	conditions conditions
 	rows       []row
+	costs      []cost
 	held       []held
 }
 
-func (r *report) add(rows []row, mem []held) {
-	r.rows = append(r.rows, rows...)
-	r.held = append(r.held, mem...)
+func (r *report) add(of report) {
+	r.conditions = of.conditions
+	r.rows = append(r.rows, of.rows...)
+	r.costs = append(r.costs, of.costs...)
+	r.held = append(r.held, of.held...)
 }
 
 // measure has every system take its turn in every round, in an order that
 // changes from round to round.
-func (m *mesh) measure(b *testing.B) ([]row, []held) {
+func (m *mesh) measure(b *testing.B) report {
 	b.Helper()
-	var rows []row
+	r := report{conditions: m.conditions}
+	logged := map[string]int{}
 	for _, w := range m.protocol.loads {
-		systems := slices.DeleteFunc(slices.Clone(m.systems), func(s system) bool { return s.oneWorker && !w.oneWorker })
+		if *atATime != 0 && w.atATime != *atATime {
+			continue
+		}
+		systems := slices.DeleteFunc(slices.Clone(m.systems), func(s system) bool { return s.rare && !w.thorough })
 		seen := make([][]sample, len(systems))
 		for round := range *rounds {
 			for turn := range systems {
 				i := (turn + round) % len(systems)
-				seen[i] = append(seen[i], m.turn(b, systems[i], w))
+				s := m.turn(b, systems[i], w)
+				seen[i] = append(seen[i], s)
+				logged[systems[i].logs] += s.requests
 			}
 		}
 		for i, s := range systems {
-			rows = append(rows, summary(m.protocol.name, w, s.name, seen[i]))
+			r.rows = append(r.rows, summary(m.protocol.name, w, s.name, seen[i]))
+			plain := slices.IndexFunc(systems, func(other system) bool { return s.name == other.name+logging })
+			if plain >= 0 {
+				r.costs = append(r.costs, compare(m.protocol.name, w, systems[plain].name, seen[plain], seen[i]))
+			}
 		}
 	}
-	return rows, m.memory(b)
+	r.held = m.memory(b)
+	for _, s := range m.systems {
+		if s.logs != "" {
+			hasLogged(b, s, logged[s.logs])
+		}
+	}
+	return r
+}
+
+// compare tells what a system does with access logs from what it does without.
+func compare(protocol string, w workload, system string, without, with []sample) cost {
+	c := cost{protocol: protocol, load: w.name, atATime: w.atATime, system: system}
+	cpu := func(s sample) float64 { return s.perThousand(s.used.web + s.used.api) }
+	var speed, used []float64
+	for i := range with {
+		speed = append(speed, with[i].perSecond()/without[i].perSecond())
+		used = append(used, cpu(with[i])/cpu(without[i]))
+	}
+	c.perSecond, c.cpu = middle(speed), middle(used)
+	return c
+}
+
+// hasLogged fails the benchmark unless both sidecars of a system have written a
+// line for each request: else it has measured something else.
+func hasLogged(b *testing.B, s system, requests int) {
+	b.Helper()
+	files, _ := filepath.Glob(filepath.Join(s.logs, "*.log"))
+	if len(files) != 2 || requests == 0 {
+		b.Fatalf("%s: %d requests and access logs %q, want those of two sidecars", s.name, requests, files)
+	}
+	deadline := time.Now().Add(patience)
+	for _, file := range files {
+		for {
+			text, err := os.ReadFile(file)
+			if err == nil && bytes.Count(text, []byte("\n")) >= requests {
+				break
+			}
+			if time.Now().After(deadline) {
+				b.Fatalf("%s: %d lines for %d requests in %s (%v)", s.name, bytes.Count(text, []byte("\n")), requests, file, err)
+			}
+			until(b.Context(), time.Now().Add(pollEvery))
+		}
+	}
 }
 
 func (m *mesh) turn(b *testing.B, s system, w workload) sample {
@@ -116,6 +182,10 @@ func median[T cmp.Ordered](all []sample, of func(sample) T) T {
 	for _, s := range all {
 		values = append(values, of(s))
 	}
+	return middle(values)
+}
+
+func middle[T cmp.Ordered](values []T) T {
 	slices.Sort(values)
 	return values[(len(values)-1)/2]
 }
@@ -175,6 +245,12 @@ func (r *report) markdown() string {
 		fmt.Fprintf(&b, "| %s | %s | %d | %s | %.0f | %s | %s | %.2f | %.2f | %.0f | %.0f | %.0f | %.0f %% |\n",
 			row.protocol, row.load, row.atATime, row.system, row.perSecond, r.ratio(row, direct), r.ratio(row, envoyTwo),
 			milliseconds(row.p50), milliseconds(row.p99), row.web, row.api, row.ends, 100*row.others)
+	}
+	for _, c := range r.costs {
+		fmt.Fprintf(&b, "\n%s with access logs in files, %s, %s, %d at a time: %.3f of the requests/s, %.3f of the CPU of the sidecars.\n", c.system, c.protocol, c.load, c.atATime, c.perSecond, c.cpu)
+	}
+	if len(r.costs) > 0 {
+		b.WriteString("These are medians of the ratios to the turn without, in the same round.\n")
 	}
 	b.WriteString("\nMemory of the sidecars after that, resident now and at most, in MiB:\n\n")
 	b.WriteString("| protocol | system | web | at most | api | at most |\n|---|---|--:|--:|--:|--:|\n")
