@@ -96,7 +96,7 @@ func arrows() map[string]rule {
 				"connect/relay", "connect/retry", "connect/limit", "connect/wire",
 			},
 			libs:    []string{hclog, xrate, unixLib},
-			inTests: []string{http2Lib},
+			inTests: []string{"agent/accesslog", http2Lib}, // what telling costs is measured with whom it is told
 		},
 
 		"agent": {

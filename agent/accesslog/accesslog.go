@@ -49,7 +49,7 @@ func DefaultDirectories(environment func(string) string) []string {
 type Writers struct {
 	opts    Options
 	log     hclog.Logger
-	buffers sync.Pool     // of *[]byte: lines that are being made
+	entries sync.Pool     // of *entry: lines to be
 	wake    chan struct{} // one slot: there are outputs to start
 
 	mu      sync.Mutex
@@ -64,7 +64,7 @@ func New(o Options) *Writers {
 		o.Directories = append(slices.Clone(o.Directories), filepath.Dir(o.Default.Path)) // named on this host
 	}
 	w := &Writers{opts: o, log: o.Logger, wake: make(chan struct{}, 1), outputs: make(map[string]*output)}
-	w.buffers.New = func() any { return new([]byte) }
+	w.entries.New = func() any { return &entry{from: &w.entries} }
 	return w
 }
 

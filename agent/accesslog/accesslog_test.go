@@ -295,8 +295,11 @@ func BenchmarkDone(b *testing.B) {
 		for pb.Next() {
 			l.Done(r)
 			to.mu.Lock()
-			if len(to.pending) > flushAt {
-				to.pending = to.pending[:0]
+			if to.size > flushAt {
+				for _, waiting := range to.pending {
+					waiting.release()
+				}
+				to.pending, to.size = to.pending[:0], 0
 			}
 			to.mu.Unlock()
 		}

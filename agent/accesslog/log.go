@@ -98,16 +98,24 @@ func (l *Log) Done(r *flow.Record) {
 	if d == nil || !d.format.Wants(r) {
 		return
 	}
-	const most = 64 << 10 // of a buffer that is kept
-	buf, ok := l.writers.buffers.Get().(*[]byte)
+	e, ok := l.writers.entries.Get().(*entry)
 	if !ok { // never: there is nothing else in it
 		return
 	}
-	*buf = d.format.Append((*buf)[:0], r)
-	d.to.add(*buf)
-	if cap(*buf) <= most {
-		l.writers.buffers.Put(buf)
-	}
+	d.format.Take(&e.Entry, r)
+	d.to.add(e)
+}
+
+// An entry goes back to where it comes from.
+type entry struct {
+	access.Entry
+
+	from *sync.Pool
+}
+
+func (e *entry) release() {
+	e.Clear()
+	e.from.Put(e)
 }
 
 // kind is where lines go, in Consul's words.

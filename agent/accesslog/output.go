@@ -34,6 +34,13 @@ type sink interface {
 
 type opener func() (sink, error)
 
+// A line is made when it is written, so that who serves does not wait for it.
+type line interface {
+	Append(dst []byte) []byte // the line with its end
+	Size() int                // bytes of memory that it holds until then
+	release()                 // it is not used any more
+}
+
 // An output is one file or stream. Lines are added by whoever serves, and written
 // by run.
 type output struct {
@@ -48,17 +55,21 @@ type output struct {
 	unused chan struct{} // closed when there are no users
 
 	mu      sync.Mutex
-	pending []byte
+	pending []line
+	size    int // of pending
 	dropped uint64
 
 	// Owned by run.
-	to    sink   // nil: not open
-	rest  []byte // what is being written
-	spare []byte // takes the place of pending
-	torn  bool   // rest begins within a line
-	pause time.Duration
-	said  uint64 // of dropped
-	when  time.Time
+	to     sink   // nil: not open
+	taken  []line // what comes after rest
+	spare  []line // takes the place of pending
+	buffer []byte // where rest is
+	rest   []byte // what is being written
+	torn   bool   // rest begins within a line
+	pause  time.Duration
+	said   uint64 // of dropped
+	when   time.Time
+	faulty time.Time // when a line that faulted was told of
 }
 
 func newOutput(name string, open opener, log hclog.Logger) *output {
@@ -67,22 +78,24 @@ func newOutput(name string, open opener, log hclog.Logger) *output {
 }
 
 // add takes a line, or drops it when too much waits.
-func (o *output) add(line []byte) {
+func (o *output) add(l line) {
+	size := l.Size()
 	o.mu.Lock()
-	before := len(o.pending)
-	if before+len(line) > maxPending {
+	before := o.size
+	if before+size > maxPending {
 		o.dropped++
 		o.mu.Unlock()
+		l.release()
 		signal(o.some)
 		return
 	}
-	o.pending = append(o.pending, line...)
-	after := len(o.pending)
+	o.pending = append(o.pending, l)
+	o.size += size
 	o.mu.Unlock()
 	if before == 0 {
 		signal(o.some)
 	}
-	if before < flushAt && after >= flushAt {
+	if before < flushAt && before+size >= flushAt {
 		signal(o.much)
 	}
 }
@@ -144,7 +157,7 @@ func (o *output) finish(ctx context.Context) {
 func (o *output) left() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return bytes.Count(o.rest, []byte{'\n'}) + bytes.Count(o.pending, []byte{'\n'})
+	return bytes.Count(o.rest, []byte{'\n'}) + len(o.taken) + len(o.pending)
 }
 
 // renew writes what is left to the file as it is and opens it again.
@@ -182,34 +195,81 @@ func (o *output) ready() bool {
 	return true
 }
 
-// flush writes what waits. When that fails it returns false, and it is to be
-// tried again after o.pause.
+// flush writes what is left over, then what waits. When that fails it returns
+// false, and it is to be tried again after o.pause.
 func (o *output) flush(ctx context.Context) bool {
 	if !o.ready() {
 		return false
 	}
-	for _, take := range []bool{false, true} { // what is left over, then what waits
-		if take {
-			o.mu.Lock()
-			o.rest, o.pending = o.pending, o.spare[:0]
-			o.mu.Unlock()
-			o.spare = o.rest
+	for swapped := false; ; {
+		if len(o.rest) == 0 && len(o.taken) == 0 {
+			if swapped {
+				o.recovered()
+				return true
+			}
+			swapped = true
+			o.swap()
 		}
 		if len(o.rest) == 0 {
-			continue
+			o.fill()
 		}
-		n, err := o.to.write(ctx, o.rest)
-		if n > 0 {
-			o.torn = o.rest[n-1] != '\n'
-		}
-		o.rest = o.rest[n:]
-		if err != nil {
-			o.failed(fmt.Errorf("write access log: %w", err))
+		if !o.write(ctx) {
 			return false
 		}
 	}
-	o.recovered()
-	return true
+}
+
+// swap takes what waits.
+func (o *output) swap() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.taken, o.pending, o.size = o.pending, o.spare[:0], 0
+	o.spare = o.taken
+}
+
+// fill makes some of the lines that were taken.
+func (o *output) fill() {
+	o.buffer = o.buffer[:0]
+	for len(o.taken) > 0 && len(o.buffer) < flushAt {
+		l := o.taken[0]
+		o.taken[0], o.taken = nil, o.taken[1:]
+		o.format(l)
+		l.release()
+	}
+	o.rest = o.buffer
+}
+
+// format makes one line. What strangers have sent is in it: a fault costs that
+// line only.
+func (o *output) format(l line) {
+	defer func() {
+		if v := recover(); v != nil {
+			o.mu.Lock()
+			o.dropped++
+			o.mu.Unlock()
+			o.said++ // it is told of here
+			if time.Since(o.faulty) >= sayEvery {
+				o.faulty = time.Now()
+				o.log.Error("access log: making a line panicked; it is left out, the rest goes on", "panic", v)
+			}
+		}
+	}()
+	o.buffer = l.Append(o.buffer)
+}
+
+func (o *output) write(ctx context.Context) bool {
+	if len(o.rest) == 0 {
+		return true
+	}
+	n, err := o.to.write(ctx, o.rest)
+	if n > 0 {
+		o.torn = o.rest[n-1] != '\n'
+	}
+	o.rest = o.rest[n:]
+	if err != nil {
+		o.failed(fmt.Errorf("write access log: %w", err))
+	}
+	return err == nil
 }
 
 // failed says what went wrong and has the next attempt wait, longer each time.

@@ -70,6 +70,18 @@ func (d *disk) text() string {
 	return d.got.String()
 }
 
+// A text is a line that has been made.
+type text string
+
+func (x text) Append(dst []byte) []byte { return append(dst, x...) }
+func (x text) Size() int                { return len(x) }
+func (text) release()                   {}
+
+// A mine faults when it is touched.
+type mine struct{ text }
+
+func (mine) Append([]byte) []byte { panic("boom") }
+
 // A diary is what the agent's own log says.
 type diary struct {
 	mu   sync.Mutex
@@ -125,7 +137,7 @@ func TestLinesAreWrittenWithinASecondInOrder(t *testing.T) {
 		want := ""
 		for i := range 100 {
 			line := fmt.Sprintln("line", i)
-			o.add([]byte(line))
+			o.add(text(line))
 			want += line
 		}
 		later(flushAfter - time.Millisecond)
@@ -136,7 +148,7 @@ func TestLinesAreWrittenWithinASecondInOrder(t *testing.T) {
 		if d.text() != want || d.writes != 1 {
 			t.Errorf("%d writes: %q", d.writes, d.text())
 		}
-		o.add([]byte("more\n"))
+		o.add(text("more\n"))
 		later(flushAfter)
 		if d.text() != want+"more\n" {
 			t.Errorf("got %q", d.text())
@@ -150,12 +162,12 @@ func TestMuchIsWrittenAtOnceAndTheRestInTheEnd(t *testing.T) {
 		d := &disk{room: -1}
 		o, _, end := running(t, d)
 		much := strings.Repeat("x", flushAt-1) + "\n"
-		o.add([]byte(much))
+		o.add(text(much))
 		synctest.Wait()
 		if d.text() != much {
 			t.Errorf("%d bytes were written without waiting", len(d.text()))
 		}
-		o.add([]byte("last\n"))
+		o.add(text("last\n"))
 		end()
 		if d.text() != much+"last\n" || d.closed != 1 {
 			t.Errorf("%d bytes in the end, closed %d times", len(d.text()), d.closed)
@@ -171,11 +183,11 @@ func TestAFullDiskDropsAndSaysSoAndGoesOnWithWholeLines(t *testing.T) {
 		line := strings.Repeat("x", 99) + "\n"
 		const added = 2*(maxPending/100) + 10
 		for range added / 2 {
-			o.add([]byte(line)) // never blocks
+			o.add(text(line)) // never blocks
 		}
 		later(5 * time.Minute)
 		for range added / 2 {
-			o.add([]byte(line))
+			o.add(text(line))
 		}
 		if got := d.text(); got != line[:8] {
 			t.Errorf("written %q", got)
@@ -207,7 +219,7 @@ func TestLinesThatComeTooFastAreCountedAndToldOnceAMinute(t *testing.T) {
 		flood := func() {
 			d.mu.Lock() // nothing is written meanwhile
 			for range 3 * maxPending / 1000 {
-				o.add(append(bytes.Repeat([]byte{'x'}, 999), '\n'))
+				o.add(text(strings.Repeat("x", 999) + "\n"))
 			}
 			d.mu.Unlock()
 			later(flushAfter)
@@ -226,6 +238,27 @@ func TestLinesThatComeTooFastAreCountedAndToldOnceAMinute(t *testing.T) {
 	})
 }
 
+func TestALineThatFaultsCostsItselfOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := &disk{room: -1}
+		o, said, end := running(t, d)
+		defer end()
+		for range 3 {
+			o.add(text("before\n"))
+			o.add(mine{})
+			o.add(text("after\n"))
+		}
+		later(flushAfter)
+		if want := strings.Repeat("before\nafter\n", 3); d.text() != want {
+			t.Errorf("got %q", d.text())
+		}
+		if n := strings.Count(said.String(), "boom"); n != 1 || o.droppedLines() != 3 || strings.Contains(said.String(), "faster") {
+			t.Errorf("said %d times, %d dropped: %s", n, o.droppedLines(), said)
+		}
+	})
+}
+
 func TestWhatCannotBeOpenedIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -235,7 +268,7 @@ func TestWhatCannotBeOpenedIsTriedAgain(t *testing.T) {
 		if !strings.Contains(said.String(), "permission denied") {
 			t.Errorf("not told at once: %s", said)
 		}
-		o.add([]byte("kept\n"))
+		o.add(text("kept\n"))
 		later(10 * time.Second)
 		d.set(-1, nil)
 		later(10 * time.Second)
@@ -251,7 +284,7 @@ func TestReopenEndsTheOldFileWithAWholeLine(t *testing.T) {
 		d := &disk{room: 3}
 		o, _, end := running(t, d)
 		defer end()
-		o.add([]byte("first\nsecond\n"))
+		o.add(text("first\nsecond\n"))
 		later(flushAfter)
 		d.set(0, nil)
 		signal(o.reopen)
@@ -273,7 +306,8 @@ func TestTheEndWaitsForNoBrokenDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &disk{room: 0}
 		o, said, end := running(t, d)
-		o.add([]byte("a\nb\n"))
+		o.add(text("a\n"))
+		o.add(text("b\n"))
 		began := time.Now()
 		end()
 		if took := time.Since(began); took > farewell {

@@ -26,7 +26,8 @@ type Facts struct {
 // A Format makes lines. It never changes; safe for concurrent use.
 type Format struct {
 	parts    []part
-	listener bool // connections that came to nothing are logged too
+	early    []int // the parts that need the header
+	listener bool  // connections that came to nothing are logged too
 }
 
 // Compile prepares a format. It returns nil when no lines are asked for. What
@@ -55,7 +56,13 @@ func Compile(c connect.AccessLogs, facts Facts) (*Format, []string) {
 	if err != nil { // never: a test compiles it
 		return nil, append(p.warnings, err.Error())
 	}
-	return &Format{parts: parts, listener: !c.NoListenerLogs}, p.warnings
+	f := &Format{parts: parts, listener: !c.NoListenerLogs}
+	for i := range parts {
+		if parts[i].header {
+			f.early = append(f.early, i)
+		}
+	}
+	return f, p.warnings
 }
 
 // Wants reports whether the record makes a line: every request does and every
@@ -73,15 +80,6 @@ func (f *Format) Wants(r *flow.Record) bool {
 	return f.listener || r.Reason != connect.NoRoute
 }
 
-// Append appends the line of a record, with its end, and returns the extended
-// buffer. A value is cut at 4 KiB. The record is not kept.
-func (f *Format) Append(dst []byte, r *flow.Record) []byte {
-	for i := range f.parts {
-		dst = f.parts[i].append(dst, r)
-	}
-	return append(dst, '\n')
-}
-
 // A part is literal text, then what an operator yields if ask is not nil.
 type part struct {
 	literal string
@@ -95,34 +93,41 @@ type part struct {
 type operator struct {
 	ask    func(dst []byte, r *flow.Record) ([]byte, bool)
 	number bool
-	limit  int // bytes; 0 means all
+	header bool // asks for fields of headers, which must be done early
+	limit  int  // bytes; 0 means all
 }
 
-func (p *part) append(dst []byte, r *flow.Record) []byte {
+// append appends the part. early is what was taken early of it and of the parts
+// after it; the rest of that is returned.
+func (p *part) append(dst []byte, r *flow.Record, early []byte) (_, rest []byte) {
 	dst = append(dst, p.literal...)
 	if p.ask == nil {
-		return dst
+		return dst, early
 	}
 	start := len(dst)
 	quote := p.typed && !p.number
 	if quote {
 		dst = append(dst, '"')
 	}
-	at := len(dst)
-	dst, known := p.ask(dst, r)
+	at, known := len(dst), false
+	if p.header {
+		dst, early, known = next(dst, early)
+	} else {
+		dst, known = p.ask(dst, r)
+	}
 	switch {
 	case !known && p.typed:
-		return append(dst[:start], "null"...)
+		return append(dst[:start], "null"...), early
 	case !known:
-		return append(dst[:start], '-')
+		return append(dst[:start], '-'), early
 	case p.number:
-		return dst
+		return dst, early
 	}
 	dst = escape(dst, at, min(cmp.Or(p.limit, maxValue), maxValue), p.json)
 	if quote {
 		dst = append(dst, '"')
 	}
-	return dst
+	return dst, early
 }
 
 // defaultFormat is Consul's default line, as its documentation of access logs

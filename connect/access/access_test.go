@@ -39,6 +39,13 @@ func call() *flow.Record {
 	}
 }
 
+// made is the line of a record, with its end.
+func made(f *Format, r *flow.Record) []byte {
+	var e Entry
+	f.Take(&e, r)
+	return e.Append(nil)
+}
+
 // line compiles a format and returns the line of a record without its end.
 func line(t *testing.T, logs connect.AccessLogs, r *flow.Record) string {
 	t.Helper()
@@ -47,7 +54,7 @@ func line(t *testing.T, logs connect.AccessLogs, r *flow.Record) string {
 	if len(warnings) > 0 {
 		t.Errorf("warnings %q", warnings)
 	}
-	out := string(f.Append(nil, r))
+	out := string(made(f, r))
 	body, ended := strings.CutSuffix(out, "\n")
 	if !ended || strings.ContainsAny(body, "\n\r") {
 		t.Errorf("not one line: %q", out)
@@ -177,7 +184,7 @@ func TestWhatCannotBeAnsweredYieldsNothingAndWarns(t *testing.T) {
 		"%GRPC_STATUS(x)%": "not known", "%DOWNSTREAM_PEER_CERT%": "not recorded", "%QUERY_PARAM()%": "not known", "%DURATION:3%": "not known",
 	} {
 		f, warnings := Compile(connect.AccessLogs{Enabled: true, JSONFormat: `{"a":"` + command + `","b":"x` + command + `"}`}, Facts{})
-		if got := string(f.Append(nil, call())); got != `{"a":null,"b":"x-"}`+"\n" {
+		if got := string(made(f, call())); got != `{"a":null,"b":"x-"}`+"\n" {
 			t.Errorf("%s: %s", command, got)
 		}
 		if len(warnings) != 1 || !strings.Contains(warnings[0], want) {
@@ -205,7 +212,7 @@ func TestAFormatThatCannotBeReadIsTheDefaultOne(t *testing.T) {
 	} {
 		logs.Enabled = true
 		f, warnings := Compile(logs, Facts{})
-		if got := strings.TrimSuffix(string(f.Append(nil, call())), "\n"); got != want {
+		if got := strings.TrimSuffix(string(made(f, call())), "\n"); got != want {
 			t.Errorf("%s: %s", name, got)
 		}
 		if len(warnings) != 1 || !strings.Contains(warnings[0], "default format") {
@@ -245,12 +252,47 @@ func TestWhichRecordsMakeALine(t *testing.T) {
 	}
 }
 
-func TestAppendAllocatesNothing(t *testing.T) {
+func TestEntryThatIsUsedAgainAllocatesNothing(t *testing.T) {
 	f, _ := Compile(connect.AccessLogs{Enabled: true}, Facts{})
 	r, buf := call(), make([]byte, 0, 4096)
 	r.RequestHeader["User-Agent"] = []string{"curl \"x\""}
-	if n := testing.AllocsPerRun(100, func() { buf = f.Append(buf[:0], r) }); n != 0 {
+	var e Entry
+	if n := testing.AllocsPerRun(100, func() {
+		f.Take(&e, r)
+		buf = e.Append(buf[:0])
+		e.Clear()
+	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// net/http goes on with the headers, and the proxy with the memory of the tries.
+func TestEntryIsNotOfTheRecordAnyMore(t *testing.T) {
+	t.Parallel()
+	f, warnings := Compile(connect.AccessLogs{Enabled: true, TextFormat: "%REQ(NO?USER-AGENT)% %REQ(NO)% %REQ(COOKIE)% %RESP(SERVER):2% %REQ(:PATH)% %UPSTREAM_TRANSPORT_FAILURE_REASON% %REQ(LONG)%"}, Facts{})
+	if len(warnings) > 0 {
+		t.Fatal(warnings)
+	}
+	r := call()
+	r.RequestHeader["User-Agent"], r.RequestHeader["Cookie"] = []string{"a", "b"}, []string{"sid=hush"}
+	r.RequestHeader["Long"] = []string{strings.Repeat("x", 2*maxValue)}
+	r.Direction, r.Reason, r.Tries = flow.Outbound, connect.ConnectFailed, []flow.Try{{Error: "no way"}}
+	want := `a,b - [redacted] ap /rw?a=b&token=[redacted] no way ` + strings.Repeat("x", maxValue) + "…\n"
+	var e Entry
+	for range 2 { // into memory that is used again, too
+		r.RequestHeader["User-Agent"][0], r.Tries[0].Error = "a", "no way"
+		f.Take(&e, r)
+		r.RequestHeader["User-Agent"][0], r.Tries[0].Error = "changed", "changed"
+		if got := string(e.Append(nil)); got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+		if size := e.Size(); size < maxValue || size > 4*maxValue {
+			t.Errorf("its size is %d", size)
+		}
+		e.Clear()
+	}
+	if e.record.Path != "" || e.format != nil || e.record.Tries[:1][0].Error != "" {
+		t.Errorf("a cleared entry holds %+v", e.record)
 	}
 }
 
@@ -299,7 +341,7 @@ func FuzzFormat(f *testing.F) {
 		for _, logs := range []connect.AccessLogs{{JSONFormat: string(quoted)}, {TextFormat: format + "%REQ(a)%%REQ(:PATH):3%"}} {
 			logs.Enabled = true
 			compiled, _ := Compile(logs, Facts{})
-			out := compiled.Append(nil, r)
+			out := made(compiled, r)
 			if n := strings.Count(string(out), "\n"); n != 1 && !strings.Contains(format, "\n") {
 				t.Fatalf("%d line ends in %q", n, out)
 			}
@@ -310,11 +352,24 @@ func FuzzFormat(f *testing.F) {
 	})
 }
 
-func BenchmarkAppend(b *testing.B) {
+// BenchmarkTake is what a request waits for, BenchmarkAppend is done afterwards.
+func BenchmarkTake(b *testing.B) {
 	f, _ := Compile(connect.AccessLogs{Enabled: true}, Facts{})
-	r, buf := call(), make([]byte, 0, 4096)
+	r := call()
+	var e Entry
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = f.Append(buf[:0], r)
+		f.Take(&e, r)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	f, _ := Compile(connect.AccessLogs{Enabled: true}, Facts{})
+	buf := make([]byte, 0, 4096)
+	var e Entry
+	f.Take(&e, call())
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = e.Append(buf[:0])
 	}
 }

@@ -95,6 +95,7 @@ func (p *parser) targetOf(of func(r *flow.Record) string, query bool) ask {
 
 // header compiles a header field. What may be secret shows only that it is there.
 func (p *parser) header(canonical string, query bool, of func(r *flow.Record) connect.Header) ask {
+	p.ofHeader = true
 	secret, url := p.secret(canonical), isTarget(canonical)
 	return func(dst []byte, r *flow.Record) ([]byte, bool) {
 		value, ok := of(r).Lookup(canonical)

@@ -21,6 +21,16 @@ func nothing(dst []byte, _ *flow.Record) ([]byte, bool) { return dst, false }
 // compile makes a command ready. One that is not known, or that no record
 // answers, yields nothing and leaves a warning.
 func (p *parser) compile(c request.Command) operator {
+	o := p.operator(c)
+	if o.ask == nil {
+		p.warn(fmt.Sprintf("command %%%s%% is not known, or asks for what is not recorded: it yields nothing", c.Text))
+		o.ask = nothing
+	}
+	return o
+}
+
+func (p *parser) operator(c request.Command) operator {
+	p.ofHeader = false
 	o := operator{limit: c.Limit}
 	switch c.Name {
 	case "REQ", "REQ_WITHOUT_QUERY":
@@ -47,10 +57,7 @@ func (p *parser) compile(c request.Command) operator {
 	default:
 		o = p.plain(c)
 	}
-	if o.ask == nil {
-		p.warn(fmt.Sprintf("command %%%s%% is not known, or asks for what is not recorded: it yields nothing", c.Text))
-		o.ask = nothing
-	}
+	o.header = p.ofHeader
 	return o
 }
 

@@ -31,6 +31,7 @@ type parser struct {
 	parts    []part
 	literal  strings.Builder // text before the next part
 	commands int
+	ofHeader bool // the command that is compiled asks for a header field
 }
 
 // line parses a text_format.

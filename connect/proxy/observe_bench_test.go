@@ -4,6 +4,8 @@
 package proxy
 
 import (
+	"bytes"
+	"context"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,62 +15,40 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/outrider-mesh/outrider/agent/accesslog"
 	"github.com/outrider-mesh/outrider/connect"
 	"github.com/outrider-mesh/outrider/connect/access"
 	"github.com/outrider-mesh/outrider/connect/flow"
 	"github.com/outrider-mesh/outrider/connect/measure"
 )
 
-// lineSink writes lines of Consul's default access log to a file, 64 KiB at a time
-// and over and over its first 32 MiB.
-type lineSink struct {
-	format *access.Format
-	pool   sync.Pool
-	mu     sync.Mutex
-	kept   []byte
-	file   *os.File
-	at     int64
-}
-
-func (s *lineSink) Done(r *flow.Record) {
-	if !s.format.Wants(r) {
-		return
-	}
-	buf, ok := s.pool.Get().(*[]byte)
-	if !ok {
-		buf = new([]byte)
-	}
-	*buf = s.format.Append((*buf)[:0], r)
-	s.mu.Lock()
-	if s.kept = append(s.kept, *buf...); len(s.kept) > 64<<10 {
-		n, _ := s.file.WriteAt(s.kept, s.at)
-		s.at = (s.at + int64(n)) % (32 << 20)
-		s.kept = s.kept[:0]
-	}
-	s.mu.Unlock()
-	s.pool.Put(buf)
-}
-
-// newLineSink fails the benchmark unless its lines have reached the file at the end.
-func newLineSink(b *testing.B) *lineSink {
+// fileLog is Consul's default access log in a file, as agents write it. The
+// benchmark fails unless it has a line for each of at least so many requests as
+// requests says at the end, on both sides.
+func fileLog(b *testing.B, requests func() int) flow.Sink {
 	b.Helper()
-	format, warnings := access.Compile(connect.AccessLogs{Enabled: true}, access.Facts{Hostname: "bench"})
-	if format == nil || len(warnings) > 0 {
-		b.Fatal(warnings)
-	}
-	file, err := os.Create(filepath.Join(b.TempDir(), "access.log"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	s := &lineSink{format: format, file: file}
+	dir := b.TempDir()
+	writers := accesslog.New(accesslog.Options{Logger: hclog.NewNullLogger(), Directories: []string{dir}})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- writers.Run(ctx) }()
+	log := writers.Open(hclog.NewNullLogger())
+	path := filepath.Join(dir, "access.log")
+	log.Use(connect.AccessLogs{Enabled: true, Type: connect.AccessLogFile, Path: path}, access.Facts{})
 	b.Cleanup(func() {
-		line := make([]byte, 1)
-		if n, _ := file.ReadAt(line, 0); n != 1 || line[0] != '{' {
-			b.Errorf("no line was written")
+		log.Close()
+		cancel()
+		if err := <-ended; err != nil {
+			b.Error(err)
 		}
-		_ = file.Close()
+		text, err := os.ReadFile(path)
+		if lines := bytes.Count(text, []byte("\n")); err != nil || lines < 2*requests() {
+			b.Errorf("%d lines for %d requests: %v", lines, requests(), err)
+		}
 	})
-	return s
+	return log
 }
 
 // BenchmarkHTTPObserved is what metrics and access logs cost: batches of requests of
@@ -85,10 +65,11 @@ func BenchmarkHTTPObserved(b *testing.B) {
 				if told != "nobody" {
 					o.Set = measure.NewSet("bench", "bench-sidecar-proxy")
 				}
+				sent := 0
 				if told == "metrics+log" {
-					o.Sinks = []flow.Sink{newLineSink(b)}
+					o.Sinks = []flow.Sink{fileLog(b, func() int { return sent })}
 				}
-				compareTurns(b, protocol, unobserved, observedURL(b, protocol, o))
+				sent = compareTurns(b, protocol, unobserved, observedURL(b, protocol, o))
 			})
 		}
 	}
@@ -100,8 +81,9 @@ func observedURL(b *testing.B, protocol connect.Protocol, o Observers) string {
 	return strings.TrimSuffix(newHTTPPair(b, protocol, kilobyte(), func(p *Proxy) { p.Observe(o) }).url(b, "/"), "/")
 }
 
-// compareTurns reports how much longer batches take by the url observed.
-func compareTurns(b *testing.B, protocol connect.Protocol, unobserved, observed string) {
+// compareTurns reports how much longer batches take by the url observed, and
+// returns how many requests it has sent there.
+func compareTurns(b *testing.B, protocol connect.Protocol, unobserved, observed string) (sent int) {
 	b.Helper()
 	clients := map[string]*http.Client{}
 	for _, url := range []string{unobserved, observed} {
@@ -123,7 +105,10 @@ func compareTurns(b *testing.B, protocol connect.Protocol, unobserved, observed 
 	}
 	slices.Sort(ratios)
 	b.ReportMetric(ratios[len(ratios)/2], "ratio")
+	return (len(ratios) + 1) * batchSize
 }
+
+const batchSize = 256
 
 // batch is how long 256 requests take, 64 at a time.
 func batch(b *testing.B, c *http.Client, protocol connect.Protocol, url string) time.Duration {
@@ -132,7 +117,7 @@ func batch(b *testing.B, c *http.Client, protocol connect.Protocol, url string) 
 	var all sync.WaitGroup
 	for range 64 {
 		all.Go(func() {
-			for range 4 {
+			for range batchSize / 64 {
 				if err := callKilobyte(c, protocol, url); err != nil {
 					b.Error(err)
 					return
