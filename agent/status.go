@@ -75,13 +75,14 @@ type IntentionStatus struct {
 	Action     string
 }
 
-// A WatchStatus is that of one watch on Consul, of the source of the ACL token,
-// or of one key set of a JWT provider. Error is "" when it is fine.
+// A WatchStatus is that of one watch on Consul, of the source of the ACL token or
+// of the Vault token, or of one key set of a JWT provider. Error is "" when it is
+// fine.
 type WatchStatus struct {
-	Kind        string // "token", "keys", or what is watched: "intentions"
+	Kind        string // "token", "vault_token", "keys", or what is watched: "intentions"
 	Key         string
 	LastSuccess time.Time
-	Expires     time.Time `json:",omitzero"` // of an ACL token that a login gave
+	Expires     time.Time `json:",omitzero"` // of a token, where it is known to end
 	Failures    int
 	Error       string `json:",omitempty"`
 }
@@ -101,6 +102,9 @@ func (a *Agent) Status(ctx context.Context) Status {
 	for _, t := range a.consul.TokenStatus() {
 		s.Watches = append(s.Watches, tokenStatus(t))
 	}
+	if a.vault != nil {
+		s.Watches = append(s.Watches, vaultTokenStatus(a.vault.TokenStatus()))
+	}
 	for _, w := range a.watches.Status() {
 		s.Watches = append(s.Watches, watchStatus(w))
 	}
@@ -113,6 +117,12 @@ func (a *Agent) Status(ctx context.Context) Status {
 func tokenStatus(t consul.TokenStatus) WatchStatus {
 	s := watchStatus(watch.Status{Key: t.Source, LastSuccess: t.LastSuccess, Failures: t.Failures, Err: t.Err})
 	s.Kind, s.Expires = "token", t.Expires
+	return s
+}
+
+func vaultTokenStatus(t vault.TokenStatus) WatchStatus {
+	s := watchStatus(watch.Status{Key: t.Source, LastSuccess: t.LastSuccess, Failures: t.Failures, Err: t.Err})
+	s.Kind, s.Expires = "vault_token", t.Expires
 	return s
 }
 

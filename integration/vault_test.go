@@ -108,6 +108,13 @@ func TestVaultLeafChainsAndRotatesUnderTrafficWithoutLoss(t *testing.T) {
 		if leaf := o.status(t).Leaf; !strings.Contains(strings.ToLower(leaf.Issuer), "vault") {
 			t.Fatalf("the leaf is from %q", leaf.Issuer)
 		}
+		text, err := o.ask("/metrics")
+		if err == nil { // its period is 20 minutes
+			err = hasSeries(string(text), "outrider_token_seconds_to_expiry", `(1?[1-9]|10)\d\d(\.\d+)?`, `kind="vault_token"`)
+		}
+		if err != nil {
+			t.Error(err)
+		}
 	}
 	l := startLoad(t, m.port, 5)
 	web, api := m.web.serial(t), m.api.serial(t)

@@ -83,7 +83,7 @@ func Metrics() []measure.Metric {
 		{Name: "outrider_sources", Kind: measure.Gauge, Help: "Watches on Consul, tokens and key sets that are kept up to date, by kind.", Labels: []string{"kind"}},
 		{Name: "outrider_sources_failing", Kind: measure.Gauge, Help: "Those of them whose latest try has failed.", Labels: []string{"kind"}},
 		{Name: "outrider_source_age_seconds", Kind: measure.Gauge, Help: "Since the latest success of that which has waited longest for one.", Labels: []string{"kind"}},
-		{Name: "outrider_token_seconds_to_expiry", Kind: measure.Gauge, Help: "Until the ACL token or Vault token that expires first does, by kind of source.", Labels: []string{"kind"}},
+		{Name: "outrider_token_seconds_to_expiry", Kind: measure.Gauge, Help: "Until a token expires, where it does: that of Consul is token, that of Vault vault_token.", Labels: []string{"kind"}},
 		{Name: "outrider_ready", Kind: measure.Gauge, Help: "1 when the sidecar serves.", Labels: own()},
 		{Name: "outrider_problems", Kind: measure.Gauge, Help: "How much of the latest snapshot is not in force; status says what.", Labels: own()},
 		{Name: "outrider_snapshot_version", Kind: measure.Gauge, Help: "Number of the snapshot in force; 0 before the first.", Labels: own()},

@@ -6,6 +6,7 @@ package vault
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -34,6 +35,16 @@ type Client struct {
 	changed    chan struct{} // closed with the next generation
 	problem    error         // why the last login failed; nil when it did not
 	hide       secrets
+	token      TokenStatus
+}
+
+// A TokenStatus says how the Vault token fares. It never holds the token.
+type TokenStatus struct {
+	Source      string    // `Vault at https://vault:8200, auth "jwt"`
+	LastSuccess time.Time // of a login or a renewal; zero: none yet
+	Expires     time.Time // of the token in use; zero: never, or there is none
+	Failures    int       // in a row
+	Err         error     // of the last login or renewal; nil when it is fine
 }
 
 // NewClient checks the configuration and returns a client that has sent nothing
@@ -63,6 +74,7 @@ func newClient(cfg Config, logger hclog.Logger, dial dialFunc) (*Client, error) 
 		random:    rand.Float64,
 		refused:   make(chan refusal, 1),
 		changed:   make(chan struct{}),
+		token:     TokenStatus{Source: fmt.Sprintf("Vault at %s, auth %q", cfg.Address, cfg.Auth.Method)},
 	}
 	if cfg.Auth.Method == CertMethod {
 		c.showCertificate()
@@ -149,6 +161,19 @@ func (c *Client) failed(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.problem = err
+}
+
+// TokenStatus says how the token in use fares.
+func (c *Client) TokenStatus() TokenStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
+}
+
+func (c *Client) report(change func(*TokenStatus)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.token)
 }
 
 // secrets returns what must not be in an error. The slice is never written to.

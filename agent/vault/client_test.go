@@ -34,6 +34,9 @@ func TestGivenTokenIsRenewedAtTwoThirdsOfItsTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Auth{Method: TokenMethod, Token: givenToken})
 		w.vault.AddToken(givenToken, periodic)
+		if s := w.client.TokenStatus(); !s.LastSuccess.IsZero() || !s.Expires.IsZero() {
+			t.Errorf("before the start: %+v", s)
+		}
 		last := time.Now()
 		w.start()
 		w.pass(24 * time.Hour)
@@ -288,8 +291,14 @@ func TestALoginThatFailsIsRetriedAlthoughTheOldTokenIsRenewed(t *testing.T) {
 		w.hide(secretID, "secret-id-two")
 		w.vault.AllowAppRole(roleID, secretID, periodic)
 		w.start()
+		if s := w.client.TokenStatus(); s.Err != nil || s.Failures != 0 || s.Expires.Sub(s.LastSuccess) != time.Hour {
+			t.Errorf("after the login: %+v", s)
+		}
 		write(t, file, "secret-id-two") // Not known to Vault yet.
 		w.pass(3 * time.Hour)
+		if s := w.client.TokenStatus(); s.Err == nil || s.Failures == 0 || time.Until(s.Expires) <= 0 || time.Since(s.LastSuccess) > time.Hour {
+			t.Errorf("while logins fail and the token is renewed: %+v", s)
+		}
 		if n := len(w.signs(http.StatusForbidden)); n != 0 {
 			t.Errorf("%d CSRs refused: the old token has ended", n)
 		}
@@ -297,6 +306,9 @@ func TestALoginThatFailsIsRetriedAlthoughTheOldTokenIsRenewed(t *testing.T) {
 		w.pass(maxBackoff)
 		if _, _, problem := w.client.session(); problem != nil {
 			t.Errorf("the login was not retried: %v", problem)
+		}
+		if s := w.client.TokenStatus(); s.Err != nil || s.Failures != 0 {
+			t.Errorf("after the retry: %+v", s)
 		}
 	})
 }

@@ -96,6 +96,7 @@ func (k *keeper) loginFailed(err error, now time.Time) {
 	c := k.client
 	c.failed(err)
 	loud := k.logins.fail(now)
+	c.report(func(s *TokenStatus) { s.Failures, s.Err = k.logins.failures, err })
 	delay := backoff(k.logins.failures, c.random())
 	k.loginAt = now.Add(delay)
 	log := c.logger.Debug
@@ -109,10 +110,18 @@ func (k *keeper) loginFailed(err error, now time.Time) {
 func (k *keeper) plan(now time.Time) {
 	g := k.current
 	k.loginAt, k.renewAt, k.until = time.Time{}, time.Time{}, time.Time{}
+	if g.ttl > 0 {
+		k.until = now.Add(g.ttl)
+	}
+	k.client.report(func(s *TokenStatus) {
+		s.LastSuccess, s.Expires = now, k.until
+		if k.logins.failures == 0 { // else a login with newer credentials is still to succeed
+			s.Failures, s.Err = 0, nil
+		}
+	})
 	if g.ttl == 0 {
 		return
 	}
-	k.until = now.Add(g.ttl)
 	early := now.Add(renewToken(g.ttl, k.client.random()))
 	switch {
 	case g.renewable:
@@ -183,6 +192,7 @@ func (k *keeper) renewFailed(f *failure, now time.Time) {
 	c := k.client
 	loud := k.renewals.fail(now)
 	err := advise(fmt.Sprintf("renew Vault token at %s", c.cfg.Address), f, "")
+	c.report(func(s *TokenStatus) { s.Failures, s.Err = k.renewals.failures, err })
 	k.renewAt = time.Time{}
 	again := f.permanent() || due(k.until, now)
 	if again {
