@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,10 +200,11 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 }
 
 // guard runs f and turns a panic into an error, so that a fault in one sidecar
-// never stops another.
-func guard(f func() error) (err error) {
+// never stops another. Where it was goes to log, for whoever mends it.
+func guard(log hclog.Logger, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
+			log.Error("a part of this program panicked; the rest goes on", "panic", v, "stack", string(debug.Stack()))
 			err = errors.Join(err, fmt.Errorf("panic: %v", v))
 		}
 	}()

@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
 	"fmt"
@@ -228,9 +229,13 @@ func TestExpiredLeafIsNotReady(t *testing.T) {
 }
 
 func TestPanicInASidecarIsAnErrorOfThatSidecar(t *testing.T) {
-	err := guard(func() error { panic("boom") })
+	var said bytes.Buffer
+	err := guard(hclog.New(&hclog.LoggerOptions{Output: &said}), func() error { panic("boom") })
 	if err == nil || !strings.Contains(err.Error(), "boom") {
 		t.Errorf("error %v", err)
+	}
+	if !strings.Contains(said.String(), "TestPanicInASidecarIsAnErrorOfThatSidecar") {
+		t.Errorf("where it was is not told: %s", &said)
 	}
 }
 

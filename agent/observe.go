@@ -90,7 +90,7 @@ func (a *Agent) observing(ctx context.Context) (end func()) {
 	var parts sync.WaitGroup
 	for what, part := range map[string]func(context.Context) error{"access logs": a.observed.logs.Run, "traces": a.observed.traces.Run, "the ledger": a.observed.edges.Run} {
 		parts.Go(func() {
-			if err := guard(func() error { return part(ctx) }); err != nil {
+			if err := guard(a.log, func() error { return part(ctx) }); err != nil {
 				a.log.Error("what tells of the traffic ended; traffic is not concerned", "part", what, "error", err)
 			}
 		})

@@ -124,7 +124,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks, ses.noteUse, ses.hasten} {
-		group.Go(func() error { return guard(func() error { return part(ctx) }) })
+		group.Go(func() error { return guard(s.log, func() error { return part(ctx) }) })
 	}
 	defer ses.unsubscribe()
 	ses.subscribe()

@@ -195,7 +195,7 @@ func (s *supervisor) start(ctx context.Context, ref Sidecar, foreign bool) {
 func (s *supervisor) keep(ctx context.Context, sc *sidecar) {
 	const again = 5 * time.Second
 	for {
-		err := guard(func() error { return sc.run(ctx) })
+		err := guard(sc.log, func() error { return sc.run(ctx) })
 		if ctx.Err() != nil {
 			return
 		}
