@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -140,3 +141,32 @@ type list []string
 
 func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(v string) error { *l = append(*l, v); return nil }
+
+// A member is one of several commands that begin with the same word.
+type member struct {
+	name string
+	run  func(invocation) int
+}
+
+// family runs the member that the next argument names.
+func (i invocation) family(word, usage string, members ...member) int {
+	if len(i.args) == 0 {
+		_, _ = io.WriteString(i.stderr, usage)
+		return exitUsage
+	}
+	next := i.args[0]
+	var all []string
+	for _, m := range members {
+		if m.name == next {
+			i.args = i.args[1:]
+			return m.run(i)
+		}
+		all = append(all, strconv.Quote("outrider "+word+" "+m.name))
+	}
+	switch next {
+	case "-h", "-help", "--help":
+		_, _ = io.WriteString(i.stdout, usage)
+		return exitOK
+	}
+	return i.misuse("%s: there is no command %q; there is %s", word, next, strings.Join(all, " and "))
+}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,24 +22,7 @@ import (
 func runIntentions(i invocation) int {
 	const usage = "Usage: outrider intentions preview -f FILE... [FLAGS]\n       outrider intentions suggest [FLAGS] [SERVICE...]\n\n" +
 		"Says what other intentions would do to the calls that this host has seen, and\nwhich intentions those calls need. \"-h\" behind either lists the flags.\n"
-	word := ""
-	if len(i.args) > 0 {
-		word = i.args[0]
-		i.args = i.args[1:]
-	}
-	switch word {
-	case "preview":
-		return runPreview(i)
-	case "suggest":
-		return runSuggest(i)
-	case "-h", "-help", "--help":
-		_, _ = io.WriteString(i.stdout, usage)
-		return exitOK
-	case "":
-		_, _ = io.WriteString(i.stderr, usage)
-		return exitUsage
-	}
-	return i.misuse("intentions: there is no command %q; there are preview and suggest", word)
+	return i.family("intentions", usage, member{"preview", runPreview}, member{"suggest", runSuggest})
 }
 
 // sight is where the calls that were seen come from, and the intentions in

@@ -29,18 +29,7 @@ const nomadWorkloads = "nomad-workloads"
 func runJob(i invocation) int {
 	const usage = "Usage: outrider job inject [FLAGS] FILE|-\n\n" +
 		"Puts the sidecar task into every group service of a Nomad job that has a\nsidecar_service, and prints the job. \"outrider job inject -h\" lists the flags.\n"
-	switch {
-	case len(i.args) == 0:
-		_, _ = io.WriteString(i.stderr, usage)
-		return exitUsage
-	case i.args[0] == "inject":
-		i.args = i.args[1:]
-		return runInject(i)
-	case i.args[0] == "-h" || i.args[0] == "-help" || i.args[0] == "--help":
-		_, _ = io.WriteString(i.stdout, usage)
-		return exitOK
-	}
-	return i.misuse("job: there is no command %q; there is \"outrider job inject\"", i.args[0])
+	return i.family("job", usage, member{"inject", runInject})
 }
 
 // injectFlags is what the command line says.

@@ -26,18 +26,7 @@ import (
 func runPolicy(i invocation) int {
 	const usage = "Usage: outrider policy test [-config-dir PATH... | -consul] FILE...\n\n" +
 		"Checks what intentions decide against a table of expectations. \"outrider policy\ntest -h\" lists the flags.\n"
-	switch {
-	case len(i.args) == 0:
-		_, _ = io.WriteString(i.stderr, usage)
-		return exitUsage
-	case i.args[0] == "test":
-		i.args = i.args[1:]
-		return runPolicyTest(i)
-	case i.args[0] == "-h" || i.args[0] == "-help" || i.args[0] == "--help":
-		_, _ = io.WriteString(i.stdout, usage)
-		return exitOK
-	}
-	return i.misuse("policy: there is no command %q; there is \"outrider policy test\"", i.args[0])
+	return i.family("policy", usage, member{"test", runPolicyTest})
 }
 
 func runPolicyTest(i invocation) int {
