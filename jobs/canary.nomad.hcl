@@ -71,6 +71,10 @@ job "canary" {
         interval = "2s"
         timeout  = "2s"
         expose   = true
+
+        # A probe that a busy machine answers late takes no instance out of service;
+        # callers leave out by themselves what fails.
+        failures_before_critical = 2
       }
 
       connect {

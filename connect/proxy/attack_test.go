@@ -194,7 +194,7 @@ func TestPanicEndsOneConnectionOnly(t *testing.T) {
 	broken := *good
 	broken.upstreams = map[connect.UpstreamID]*upstream{"api": {id: "api", maxConns: 10, legs: []leg{{}}}}
 	r.web.runtime.Store(&broken)
-	closed(t, r.call(t))
+	r.callInVain(t)
 	until(t, "the panic is counted", func() bool { return r.web.counts.panics.Load() == 1 })
 	r.web.runtime.Store(good)
 	if err := errors.Join(roundTrip(healthy, "after"), roundTrip(r.call(t), "new")); err != nil {

@@ -171,18 +171,6 @@ func TestReachedLimitOfConnectionsIsExplained(t *testing.T) {
 	until(t, "it is refused for that", func() bool { return refused(t, r.web, connect.LimitExceeded) == 1 })
 }
 
-// callInVain calls api and is refused, which may be before the call is through.
-func (r *pair) callInVain(t *testing.T) {
-	t.Helper()
-	c, err := net.Dial("tcp", r.web.Outbound(t.Context(), "api").String())
-	if err != nil {
-		return
-	}
-	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	closed(t, c)
-}
-
 // Of a connection, the first target that has an endpoint which is not ejected is
 // used, and any of its endpoints.
 func TestExplainOfAConnectionIsWhereItGoes(t *testing.T) {

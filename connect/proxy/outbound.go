@@ -157,8 +157,21 @@ func noEndpointIn(legs []leg) string {
 		if l.group.Len() > 0 {
 			text.WriteString(", all ejected after failures")
 		} else if len(l.endpoints) > 0 {
-			text.WriteString(": " + l.endpoints[0].Unusable)
+			text.WriteString(": " + unusable(l.endpoints))
 		}
 	}
 	return text.String()
+}
+
+// unusable says why each of the first endpoints is not used.
+func unusable(endpoints []connect.Endpoint) string {
+	const most = 4
+	var reasons []string
+	for _, e := range endpoints[:min(most, len(endpoints))] {
+		reasons = append(reasons, e.HostPort()+": "+e.Unusable)
+	}
+	if more := len(endpoints) - most; more > 0 {
+		reasons = append(reasons, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(reasons, ", ")
 }

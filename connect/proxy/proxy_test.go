@@ -231,7 +231,7 @@ func TestEachFailureHasItsReason(t *testing.T) {
 		t.Run(string(tc.reason), func(t *testing.T) {
 			r := newPair(t, DefaultLimits())
 			p := tc.change(t, r)
-			closed(t, r.call(t))
+			r.callInVain(t)
 			until(t, "the refusal is counted", func() bool { return refused(t, p, tc.reason) == 1 })
 		})
 	}
@@ -243,7 +243,7 @@ func TestSilentEndpointTimesOut(t *testing.T) {
 	r := newPair(t, limits)
 	silent := application(t, "tcp", "127.0.0.1:0", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	apply(t, r.web, calling(service(r.ca, "web", nil), "api", []net.Addr{silent}))
-	closed(t, r.call(t))
+	r.callInVain(t)
 	until(t, "the failure is counted", func() bool { return refused(t, r.web, connect.TLSFailed) == 1 })
 }
 

@@ -168,7 +168,7 @@ func TestWhatAFaultOfOursEndedWasNotServed(t *testing.T) {
 		broken := *good // a runtime hole that compile would never make
 		broken.upstreams = map[connect.UpstreamID]*upstream{"api": {id: "api", maxConns: 10, legs: []leg{{}}}}
 		r.web.runtime.Store(&broken)
-		closed(t, r.call(t))
+		r.callInVain(t)
 		if got := told(t, r.web, flow.Connection, 1)[0]; got.Reason != connect.StreamReset || !strings.Contains(got.Why, "fault") {
 			t.Errorf("%+v because %q", gistOf(got), got.Why)
 		}

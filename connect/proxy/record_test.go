@@ -114,7 +114,7 @@ func TestEveryRefusedConnectionSaysWhyInItsRecord(t *testing.T) {
 		apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) {
 			s.Intentions = []connect.Intention{intention("web", connect.Deny)}
 		}))
-		closed(t, r.call(t))
+		r.callInVain(t)
 		in := told(t, r.api, flow.Connection, 1)[0]
 		if in.Reason != connect.IntentionDenied || in.Allowed || in.RuleIndex != 0 || !strings.Contains(in.Why, "web") {
 			t.Errorf("%+v", in)
@@ -140,7 +140,7 @@ func TestEveryRefusedConnectionSaysWhyInItsRecord(t *testing.T) {
 		t.Parallel()
 		r := newPair(t, DefaultLimits())
 		apply(t, r.api, next(r.apiSnap, func(s *connect.Snapshot) { s.Service.LocalPort = 1 }))
-		closed(t, r.call(t))
+		r.callInVain(t)
 		if in := told(t, r.api, flow.Connection, 1)[0]; in.Reason != connect.AppUnreachable || !in.Allowed {
 			t.Errorf("%+v", in)
 		}
@@ -149,7 +149,7 @@ func TestEveryRefusedConnectionSaysWhyInItsRecord(t *testing.T) {
 		t.Parallel()
 		r := newPair(t, DefaultLimits())
 		apply(t, r.web, next(calling(service(r.ca, "web", nil), "api", []net.Addr{&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2}}), func(*connect.Snapshot) {}))
-		closed(t, r.call(t))
+		r.callInVain(t)
 		out := told(t, r.web, flow.Connection, 1)[0]
 		if out.Reason != connect.ConnectFailed || len(out.Tries) != 2 || out.Retries != 1 || out.Tries[0].Error == "" || out.Tries[0].Endpoint == out.Tries[1].Endpoint {
 			t.Errorf("%+v", out)
@@ -164,7 +164,7 @@ func TestEveryRefusedConnectionSaysWhyInItsRecord(t *testing.T) {
 		if err := roundTrip(c, "hello"); err != nil {
 			t.Fatal(err)
 		}
-		closed(t, r.call(t))
+		r.callInVain(t)
 		if out := told(t, r.web, flow.Connection, 1)[0]; out.Reason != connect.LimitExceeded || out.Upstream != "api" {
 			t.Errorf("%+v", out)
 		}

@@ -6,9 +6,11 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -234,6 +236,21 @@ func newPair(t testing.TB, limits Limits) *pair {
 }
 
 func (r *pair) call(t testing.TB) net.Conn { return dial(t, r.web.Outbound(t.Context(), "api")) }
+
+// callInVain calls api and is refused, which may be before the call is through.
+func (r *pair) callInVain(t testing.TB) {
+	t.Helper()
+	c, err := net.Dial("tcp", r.web.Outbound(t.Context(), "api").String())
+	if errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	closed(t, c)
+}
 
 // as dials the inbound listener of api directly with TLS as a given service.
 func (r *pair) as(t testing.TB, leaf *connect.Leaf) (*tls.Conn, error) {
