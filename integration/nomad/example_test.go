@@ -88,7 +88,7 @@ func testCanary(t *testing.T, l *lab) {
 	guest := l.alloc(t, l.run(t, shape{"guest", []group{{name: "guest", upstreams: map[string]int{"greeter": 5000}}}}.String()), "guest")
 	l.allocs(t, job, "greeter", 2)
 	guest.answers(t, 5000, "hello")
-	load := guest.load(t, 5000, 8, 10*time.Millisecond)
+	load := guest.load(t, 5000, pythonsQueue, 10*time.Millisecond)
 	load.more(t, 200)
 
 	l.runWith(t, "canary.nomad.hcl", map[string]string{"greeting": "bonjour"})
@@ -152,9 +152,9 @@ func (l *lab) passing(t testing.TB, service string, n int) {
 		if !strings.Contains(out, service) {
 			return fmt.Errorf("services are %s", out)
 		}
-		have, err := healthy(l, service)
+		have, against, err := healthy(l, service)
 		if err == nil && have != n {
-			err = fmt.Errorf("%d do", have)
+			err = fmt.Errorf("%d do%s", have, against)
 		}
 		return err
 	})

@@ -97,6 +97,11 @@ func (a *alloc) dir(task string) string {
 	return filepath.Join(a.lab.nomad.AllocDir(), a.ID, task)
 }
 
+// socket is the address where the sidecar in a task answers root.
+func (a *alloc) socket(task string) string {
+	return "unix://" + filepath.Join(a.dir(task), "secrets", "outrider.sock")
+}
+
 // stderr is what a task has written to stderr so far.
 func (a *alloc) stderr(t testing.TB, task string) string { return a.output(t, task, "stderr") }
 
@@ -260,6 +265,10 @@ func (l *lab) explain(t testing.TB, job string) {
 				t.Logf("    %s", event.DisplayMessage)
 			}
 			t.Logf("stdout:\n%s\nstderr:\n%s", last(a.stdout(t, task)), last(a.stderr(t, task)))
+			if strings.HasPrefix(task, "connect-proxy-") {
+				stdout, stderr, _ := l.outrider(t, "", "status", "-admin", a.socket(task))
+				t.Logf("status:\n%s%s", stdout, stderr)
+			}
 		}
 	}
 }
@@ -304,7 +313,7 @@ func (a *alloc) status(t testing.TB, task string) agent.Status {
 	t.Helper()
 	var status agent.Status
 	until(t, "the status of "+task, func() error {
-		stdout, stderr, ok := a.lab.outrider(t, "", "status", "-json", "-admin", "unix://"+filepath.Join(a.dir(task), "secrets", "outrider.sock"))
+		stdout, stderr, ok := a.lab.outrider(t, "", "status", "-json", "-admin", a.socket(task))
 		if !ok {
 			return fmt.Errorf("%s", stderr)
 		}

@@ -5,6 +5,7 @@ package nomad
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -207,7 +208,10 @@ func (l *lab) configEntry(t testing.TB, entry string) {
 func (l *lab) outrider(t testing.TB, stdin string, args ...string) (stdout, stderr string, ok bool) {
 	t.Helper()
 	var out, errors bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), filepath.Join(programs(), "outrider"), args...)
+	// A test that has failed still asks, when its context has ended.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(programs(), "outrider"), args...)
 	cmd.Env = append(os.Environ(), append(l.consul.Env(), "NOMAD_ADDR="+l.nomad.Addr)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errors
 	err := cmd.Run()
@@ -240,14 +244,23 @@ func until(t testing.TB, what string, ask func() error) {
 	}
 }
 
-// healthy is how many instances of a service pass all of their checks.
-func healthy(l *lab, service string) (int, error) {
+// healthy is how many instances of a service pass all of their checks, and what
+// Consul has against others at this time.
+func healthy(l *lab, service string) (int, string, error) {
 	client, err := consul.NewClient(&consul.Config{Address: l.consul.Addr, Token: managementToken})
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	entries, _, err := client.Health().Service(service, "", true, nil)
-	return len(entries), err
+	if err != nil {
+		return 0, "", err
+	}
+	critical, _, err := client.Health().State(consul.HealthCritical, nil)
+	var against strings.Builder
+	for _, check := range critical {
+		fmt.Fprintf(&against, "; check %q of %s: %s", check.Name, check.ServiceID, strings.TrimSpace(check.Output))
+	}
+	return len(entries), against.String(), err
 }
 
 // virtualIP waits for the address that Consul gives to a service.

@@ -4,10 +4,15 @@
 package nomad
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,6 +70,12 @@ func testRestarts(t *testing.T, l *lab) {
 		diary.answers(t, 5000, "tick")
 	}
 }
+
+// pythonsQueue is how many clients may ask an application that is Python's
+// http.server: its accept queue holds 6 connections, of which Consul's probe is
+// one. The kernel drops what comes beyond, and who was dropped tries again after 1,
+// 3 and 7 seconds, which is later than a probe may be.
+const pythonsQueue = 4
 
 // load asks a port of an allocation again and again, on connections that are
 // kept.
@@ -262,6 +273,29 @@ func testClientRestart(t *testing.T, l *lab) {
 	// What Nomad says to the task still reaches it.
 	again.restart(t, "connect-proxy-boat")
 	again.answers(t, 5000, "rock")
+	l.release(t, job)
+}
+
+// release stops a job and waits until the networks of its allocations are taken
+// down. A client that is restarted before that leaves their port mappings behind,
+// and a later allocation that is given one of these ports is never reached.
+func (l *lab) release(t testing.TB, job *api.Job) {
+	t.Helper()
+	stubs, _, err := l.api.Jobs().Allocations(*job.ID, true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.api.Jobs().Deregister(*job.ID, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, stub := range stubs {
+		until(t, "the network of allocation "+stub.ID+" is gone", func() error {
+			if _, err := os.Stat(filepath.Join("/run/netns", stub.ID)); !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("its namespace is there: %w", cmp.Or(err, fs.ErrExist))
+			}
+			return nil
+		})
+	}
 }
 
 // seen is how often an answer has come.

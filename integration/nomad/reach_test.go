@@ -67,7 +67,7 @@ func testExec(t *testing.T, l *lab) {
 	shop := l.alloc(t, job, "shop")
 	shop.answers(t, 9191, "hello from cart")
 	t.Logf("from job to first call: %v", time.Since(began).Round(time.Millisecond))
-	load := shop.load(t, 9191, 8, 5*time.Millisecond)
+	load := shop.load(t, 9191, pythonsQueue, 5*time.Millisecond)
 	load.more(t, 1000)
 	load.unharmed(t)
 	for _, a := range []*alloc{shop, l.alloc(t, job, "cart")} {
