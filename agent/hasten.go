@@ -16,21 +16,31 @@ import (
 	"github.com/outrider-mesh/outrider/connect"
 )
 
-// hasten has Consul look at the sidecar as soon as it and its application listen,
-// where that has been asked for, and publish what it sees, there and where the
-// registration is ours. That it cannot is no fault: Consul looks and publishes by
-// itself, later.
-func (s *session) hasten(ctx context.Context) error {
-	if !s.ref.Hasten && s.foreign {
-		return nil
-	}
+// unseenAfter is when a sidecar that Consul's checks leave out is worth a word:
+// they look every ten seconds unless somebody asked for another interval (Consul,
+// sidecar service: defaults).
+const unseenAfter = 30 * time.Second
+
+// beSeen has callers elsewhere see the sidecar soon, and says why they do not.
+// That it cannot is no fault: Consul looks and publishes by itself, later.
+func (s *session) beSeen(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-s.listening:
 	}
-	if !applicationListens(ctx, s.service) {
-		return nil
+	s.hasten(ctx)
+	pause(ctx, unseenAfter)
+	s.sayUnseen(ctx)
+	return nil
+}
+
+// hasten has Consul look at the sidecar as soon as it and its application listen,
+// where that has been asked for, and publish what it sees, there and where the
+// registration is ours.
+func (s *session) hasten(ctx context.Context) {
+	if !s.ref.Hasten && s.foreign || !applicationListens(ctx, s.service) {
+		return
 	}
 	token, err := readToken(s.ref.CheckToken)
 	passes, published := false, false
@@ -49,7 +59,26 @@ func (s *session) hasten(ctx context.Context) error {
 	case passes, published:
 		s.log.Info("Consul's check of the sidecar passes; callers elsewhere see it")
 	}
-	return nil
+}
+
+// sayUnseen names the checks for which callers elsewhere leave the sidecar out.
+// Nobody else on this host would: it listens, and callers see no more than the
+// name of the check.
+func (s *session) sayUnseen(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	failing, err := s.agent.consul.FailingChecks(ctx)
+	if err != nil {
+		s.log.Debug("Consul was not heard on the sidecar's health", "error", err)
+		return
+	}
+	for _, check := range failing {
+		if check.ServiceID == s.id() || check.ServiceID == "" { // of the whole host
+			s.log.Warn("Consul counts this sidecar as unhealthy, callers elsewhere may leave it out: see whether its address leads here from where Consul runs, and whether the application is healthy",
+				"check", check.Name, "status", check.Status, "output", check.Output)
+		}
+	}
 }
 
 // applicationListens waits for the application to accept connections: Nomad

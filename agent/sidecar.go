@@ -123,7 +123,7 @@ func (s *sidecar) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // a panic here must not leave the parts behind
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks, ses.noteUse, ses.hasten} {
+	for _, part := range []func(context.Context) error{ses.proxy.Run, ses.assembler.Run, ses.applySnapshots, ses.keepLeaf, ses.keepIdentity, ses.exposeChecks, ses.noteUse, ses.beSeen} {
 		group.Go(func() error { return guard(s.log, func() error { return part(ctx) }) })
 	}
 	defer ses.unsubscribe()

@@ -265,3 +265,35 @@ func TestSidecarThatCannotBeSignedIsFoundByTheDoctorThatMayNotAskVault(t *testin
 	}
 	t.Errorf("the refusal is not found: %+v", all)
 }
+
+// Whoever has a sidecar's port instead of it, or whatever leads elsewhere, callers
+// see no more than the name of a check. The sidecar itself says what the check saw,
+// and so does the doctor.
+func TestASidecarThatConsulDoesNotReachSaysSoAndSoDoesTheDoctor(t *testing.T) {
+	t.Parallel()
+	consul := realserver.StartConsul(t)
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = app.Close() }()
+	registered, listens := freePort(t), freePort(t)
+	o := start(t, consul, service{name: "web", app: app.Addr(), inbound: registered, proxy: fmt.Sprintf("config { bind_port = %d }", listens)}.stanza(t))
+	saw := fmt.Sprintf("dial tcp 127.0.0.1:%d: connect: connection refused", registered)
+	untilWithin(t, time.Minute+patience, "the sidecar says why callers leave it out", func() error {
+		for line := range strings.Lines(o.text()) {
+			if strings.Contains(line, "[WARN]") && strings.Contains(line, "Consul counts this sidecar as unhealthy") {
+				if !strings.Contains(line, saw) || !strings.Contains(line, `check="sidecar listens"`) {
+					t.Fatalf("it says %s", line)
+				}
+				return nil
+			}
+		}
+		return errors.New("nothing yet")
+	})
+	all, ok := examined(t, nil, "-config", configured(t, fmt.Sprintf("consul { address = %q }\nadmin { address = \"unix://%s\" }", consul.Addr, o.admin)))
+	if !ok {
+		t.Errorf("what may be somebody else's is no failure: %+v", all)
+	}
+	found(t, all, "Consul's checks of sidecars", "warn", `callers may leave out web-sidecar-proxy: check "sidecar listens" is critical: `+saw)
+}

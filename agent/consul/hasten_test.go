@@ -56,6 +56,10 @@ func TestASidecarThatDoesNotListenStaysCritical(t *testing.T) {
 	if found, err := client.sidecarCheck(t.Context(), "api-sidecar-proxy", listeningCheck, "tcp"); err != nil || found.Status != api.HealthCritical || found.Interval != never+"0s" {
 		t.Errorf("the check is %+v, %v", found, err)
 	}
+	failing, err := client.FailingChecks(t.Context())
+	if err != nil || len(failing) != 1 || failing[0].ServiceID != "api-sidecar-proxy" || !strings.Contains(failing[0].Output, l.Addr().String()+": connect: connection refused") {
+		t.Errorf("what fails is %+v, %v", failing, err)
+	}
 	if _, err := client.HastenCheck(t.Context(), "nobody", realManagement); err == nil || !strings.Contains(err.Error(), "not registered") {
 		t.Errorf("of nobody: %v", err)
 	}

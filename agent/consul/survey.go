@@ -39,6 +39,11 @@ type Survey struct {
 	// Bundle is what the roots come to; nil with RootsErr, and when they cannot be
 	// understood.
 	Bundle *connect.TrustBundle
+
+	// Failing are the checks of this host that do not pass, of services that the
+	// token may read.
+	Failing    []FailingCheck
+	FailingErr error
 }
 
 // A TokenSurvey describes an ACL token by what is no secret.
@@ -63,6 +68,7 @@ func (c *Client) Survey(ctx context.Context) (*Survey, error) {
 	s.Version, s.Datacenter, s.VersionErr = c.surveyVersion(ctx)
 	s.Token, s.TokenErr = c.surveyToken(ctx)
 	s.Roots, s.Bundle, s.RootsErr = c.surveyRoots(ctx)
+	s.Failing, s.FailingErr = c.FailingChecks(ctx)
 	return s, nil
 }
 

@@ -45,6 +45,11 @@ func TestSurveyTellsWhatConsulTells(t *testing.T) {
 		"/v1/status/leader": tells(`"10.0.0.1:8300"`), "/v1/agent/self": tells(`{"Config": {"Version": "1.22.3"}}`),
 		"/v1/agent/connect/ca/roots": tells(`{"Roots": [{"ID": "a"}, {"ID": "b"}]}`),
 		"/v1/acl/token/self":         tells(`{"AccessorID": "acc", "SecretID": "secret-token", "Policies": [{"Name": "p"}], "ServiceIdentities": [{"ServiceName": "web"}], "ExpirationTime": "2026-11-22T00:00:00Z"}`),
+		"/v1/agent/checks": tells(`{
+			"b": {"ServiceID": "web-sidecar-proxy", "Name": "b", "Status": "critical", "Output": "HTTP GET http://10.0.0.7:21500/: 500 Internal Server Error Output: password=hunter2"},
+			"a": {"ServiceID": "web-sidecar-proxy", "Name": "a", "Status": "critical", "Output": "dial tcp 10.0.0.7:21000:\n\tconnect: connection refused"},
+			"c": {"ServiceID": "web", "Name": "c", "Status": "passing", "Output": "fine"},
+			"d": {"Name": "d", "Status": "warning", "Output": "` + strings.Repeat("long ", 60) + `"}}`),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +57,11 @@ func TestSurveyTellsWhatConsulTells(t *testing.T) {
 	want := &Survey{
 		Address: got.Address, Leader: "10.0.0.1:8300", Date: time.Date(2026, 11, 21, 11, 12, 17, 0, time.UTC), Version: "1.22.3", Roots: 2,
 		Token: &TokenSurvey{Accessor: "acc", Grants: []string{"policy p", "service identity web"}, Expires: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)},
+		Failing: []FailingCheck{
+			{Name: "d", Status: "warning", Output: strings.Repeat("long ", 40) + "…"},
+			{ServiceID: "web-sidecar-proxy", Name: "a", Status: "critical", Output: "dial tcp 10.0.0.7:21000: connect: connection refused"},
+			{ServiceID: "web-sidecar-proxy", Name: "b", Status: "critical", Output: "HTTP GET http://10.0.0.7:21500/: 500 Internal Server Error"},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("survey (-want +got):\n%s", diff)

@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/outrider-mesh/outrider/agent"
 	"github.com/outrider-mesh/outrider/agent/nomad"
 )
 
@@ -73,6 +75,46 @@ func (p *patient) consulConnect() Finding {
 		return Finding{check, Fail, "the CA of the mesh has no root yet", "set connect { enabled = true } on the Consul servers and see their log for the CA"}
 	}
 	return Finding{check, OK, fmt.Sprintf("the CA of the mesh answers, number of roots: %d", p.consul.Roots), ""}
+}
+
+// consulChecks looks for checks for which Consul takes sidecars of this host out of
+// what callers are given, whoever runs them.
+func (p *patient) consulChecks() []Finding {
+	const check = "Consul's checks of sidecars"
+	switch {
+	case p.consul == nil:
+		return []Finding{{check, Skipped, "Consul does not answer", ""}}
+	case p.consul.FailingErr != nil:
+		return []Finding{{check, Skipped, p.consul.FailingErr.Error(), ""}}
+	}
+	var out []Finding
+	for _, f := range p.consul.Failing {
+		whose := f.ServiceID
+		switch {
+		case whose == "":
+			whose = "the whole host"
+		case !p.isSidecar(whose):
+			continue
+		}
+		remedy := "see whether the address in it leads to the sidecar from where Consul runs, and who else has its port: ss -ltnp, iptables-save -t nat"
+		if strings.HasPrefix(f.Output, "Aliased check") || whose == "the whole host" {
+			remedy = "mend what the check looks at, or the check"
+		}
+		out = append(out, Finding{check, Warn, fmt.Sprintf("callers may leave out %s: check %q is %s%s", whose, f.Name, f.Status, optional(": ", f.Output)), remedy})
+	}
+	if len(out) == 0 {
+		return []Finding{{check, OK, "none fails", ""}}
+	}
+	return out
+}
+
+// isSidecar reports whether a service of Consul is a sidecar: one of the agent that
+// runs here, or one that is named as Consul and Nomad name them.
+func (p *patient) isSidecar(id string) bool {
+	if p.agent != nil && slices.ContainsFunc(p.agent.Sidecars, func(s agent.SidecarStatus) bool { return s.ProxyID == id }) {
+		return true
+	}
+	return strings.HasSuffix(id, "-sidecar-proxy")
 }
 
 const openConsul = `let Consul's HTTP API listen where groups reach it: client_addr = "127.0.0.1 %[1]s" in Consul's configuration and consul { address = "%[1]s:%[2]s" } in Nomad's, with ACLs and a firewall around it; or addresses { http = "127.0.0.1 unix:///run/consul/http.sock" } for raw_exec`

@@ -115,6 +115,7 @@ func Examine(ctx context.Context, o Options) []Finding {
 	p.process, p.processErr = findAgent(o.Root, p.node)
 
 	out := []Finding{p.consulAgent(), p.consulToken(), p.consulConnect()}
+	out = append(out, p.consulChecks()...)
 	out = append(out, p.consulRights()...)
 	out = append(out, p.roots()...)
 	out = append(out, p.vaultFindings()...)

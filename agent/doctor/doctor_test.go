@@ -151,6 +151,7 @@ func TestHealthyHostHasNothingToDo(t *testing.T) {
 		{"Consul agent", OK, "http://127.0.0.1:8500 answers, version 1.22.3", ""},
 		{"Consul token", OK, "valid, accessor acc, policy p", ""},
 		{"Consul service mesh", OK, "the CA of the mesh answers, number of roots: 1", ""},
+		{"Consul's checks of sidecars", OK, "none fails", ""},
 		{"rights of the Consul token", Skipped, "no service is configured, so none is needed", ""},
 		{"Vault", OK, "https://127.0.0.1:8200 answers, version 1.21.0, unsealed", ""},
 		{"login to Vault", OK, "the token is valid for 1h0m0s and is renewed", ""},
@@ -192,19 +193,33 @@ func TestEachIllnessHasOneFinding(t *testing.T) {
 		evidence string
 		remedy   string
 	}{
-		"no Consul":   {func(w *ward) { w.survey, w.surveyErr = nil, errors.New("connection refused") }, "Consul agent", Fail, "connection refused", "CONSUL_HTTP_ADDR"},
-		"no leader":   {func(w *ward) { w.survey.Leader = "" }, "Consul agent", Fail, "no leader", "log of the Consul agent"},
-		"dead token":  {func(w *ward) { w.survey.Token, w.survey.TokenErr = nil, errors.New("ACL not found") }, "Consul token", Fail, "ACL not found", "CONSUL_HTTP_TOKEN_FILE"},
-		"no token":    {func(w *ward) { w.survey.Token = nil }, "Consul token", Skipped, "anonymous", ""},
-		"no ACLs":     {func(w *ward) { w.survey.Token.Disabled = true }, "Consul token", OK, "no ACLs", ""},
-		"no mesh":     {func(w *ward) { w.survey.RootsErr = errors.New("Connect must be enabled") }, "Consul service mesh", Fail, "Connect must be enabled", "connect { enabled = true }"},
-		"a down node": {func(w *ward) { w.node.Status = "down" }, "Nomad agent", Fail, "n1 is down", "log of the Nomad agent"},
-		"ineligible":  {func(w *ward) { w.node.Eligible = false }, "Nomad agent", Warn, "no new allocations", "eligibility -enable"},
-		"Nomad blind": {without("consul.version"), "Consul in Nomad's eyes", Fail, "found no Consul", "consul { address token }"},
-		"Connect off": {without("consul.connect"), "Consul in Nomad's eyes", Fail, "service mesh off", "connect { enabled = true }"},
-		"gRPC off":    {func(w *ward) { w.node.Attributes["consul.grpc"] = "-1" }, "Consul in Nomad's eyes", Fail, "without a gRPC port", "grpc = 8502"},
-		"CNI missing": {without("plugins.cni.version.portmap"), "bridge networking", Fail, "in /opt/cni/bin: portmap", "reference CNI plugins"},
-		"no bridge":   {without("nomad.bridge.hairpin_mode"), "bridge networking", Fail, "bridge module", "modprobe bridge"},
+		"no Consul":  {func(w *ward) { w.survey, w.surveyErr = nil, errors.New("connection refused") }, "Consul agent", Fail, "connection refused", "CONSUL_HTTP_ADDR"},
+		"no leader":  {func(w *ward) { w.survey.Leader = "" }, "Consul agent", Fail, "no leader", "log of the Consul agent"},
+		"dead token": {func(w *ward) { w.survey.Token, w.survey.TokenErr = nil, errors.New("ACL not found") }, "Consul token", Fail, "ACL not found", "CONSUL_HTTP_TOKEN_FILE"},
+		"no token":   {func(w *ward) { w.survey.Token = nil }, "Consul token", Skipped, "anonymous", ""},
+		"no ACLs":    {func(w *ward) { w.survey.Token.Disabled = true }, "Consul token", OK, "no ACLs", ""},
+		"no mesh":    {func(w *ward) { w.survey.RootsErr = errors.New("Connect must be enabled") }, "Consul service mesh", Fail, "Connect must be enabled", "connect { enabled = true }"},
+		"a sidecar that Consul does not reach": {func(w *ward) {
+			w.survey.Failing = []consul.FailingCheck{
+				{ServiceID: "web", Name: "not a sidecar", Status: "critical"},
+				{ServiceID: "web-sidecar-proxy", Name: "Connect Sidecar Listening", Status: "critical", Output: "dial tcp 10.0.0.7:21000: connect: connection refused"},
+			}
+		}, "Consul's checks of sidecars", Warn, `callers may leave out web-sidecar-proxy: check "Connect Sidecar Listening" is critical: dial tcp 10.0.0.7:21000: connect: connection refused`, "who else has its port"},
+		"a sidecar with another name whose application is ill": {func(w *ward) {
+			w.agent, w.agentErr = &agent.Status{Sidecars: []agent.SidecarStatus{{Service: "web", ProxyID: "front", Ready: true}}}, nil
+			w.survey.Failing = []consul.FailingCheck{{ServiceID: "front", Name: "alias", Status: "critical", Output: `Aliased check "up" failing: HTTP GET http://10.0.0.7:8080/: 500`}}
+		}, "Consul's checks of sidecars", Warn, "leave out front", "mend what the check looks at"},
+		"a host in maintenance": {func(w *ward) {
+			w.survey.Failing = []consul.FailingCheck{{Name: "Node Maintenance Mode", Status: "critical"}}
+		}, "Consul's checks of sidecars", Warn, `leave out the whole host: check "Node Maintenance Mode" is critical`, "mend what the check looks at"},
+		"checks that the token may not see": {func(w *ward) { w.survey.FailingErr = errors.New("Permission denied") }, "Consul's checks of sidecars", Skipped, "Permission denied", ""},
+		"a down node":                       {func(w *ward) { w.node.Status = "down" }, "Nomad agent", Fail, "n1 is down", "log of the Nomad agent"},
+		"ineligible":                        {func(w *ward) { w.node.Eligible = false }, "Nomad agent", Warn, "no new allocations", "eligibility -enable"},
+		"Nomad blind":                       {without("consul.version"), "Consul in Nomad's eyes", Fail, "found no Consul", "consul { address token }"},
+		"Connect off":                       {without("consul.connect"), "Consul in Nomad's eyes", Fail, "service mesh off", "connect { enabled = true }"},
+		"gRPC off":                          {func(w *ward) { w.node.Attributes["consul.grpc"] = "-1" }, "Consul in Nomad's eyes", Fail, "without a gRPC port", "grpc = 8502"},
+		"CNI missing":                       {without("plugins.cni.version.portmap"), "bridge networking", Fail, "in /opt/cni/bin: portmap", "reference CNI plugins"},
+		"no bridge":                         {without("nomad.bridge.hairpin_mode"), "bridge networking", Fail, "bridge module", "modprobe bridge"},
 		"no driver": {func(w *ward) {
 			w.node.Drivers = map[string]jobs.Driver{"exec": {Detected: true, Description: "no cgroups"}}
 		}, "task drivers", Fail, "exec: no cgroups", "raw_exec"},
@@ -304,7 +319,7 @@ func TestHostWithoutNomadIsFineUnlessOneWasNamed(t *testing.T) {
 		w := healthy()
 		w.node, w.nodeErr, w.expected = nil, errors.New("connection refused"), expected
 		found := w.examine(t)
-		if Failed(found) != expected || len(found) != 13 {
+		if Failed(found) != expected || len(found) != 14 {
 			t.Errorf("expected %t: %+v", expected, found)
 		}
 	}

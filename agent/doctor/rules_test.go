@@ -82,7 +82,7 @@ func TestAServerOfNomadIsNotJudgedAsAClient(t *testing.T) {
 	w := healthy()
 	w.node = &jobs.Node{Address: "http://127.0.0.1:4646", Version: "1.11.3"}
 	found := w.examine(t)
-	if Failed(found) || len(found) != 13 || w.finding(t, "Nomad agent").State != Skipped {
+	if Failed(found) || len(found) != 14 || w.finding(t, "Nomad agent").State != Skipped {
 		t.Errorf("findings %+v", found)
 	}
 }
