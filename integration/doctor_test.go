@@ -246,6 +246,30 @@ func TestDoctorFindsRedirectionThatASidecarHasLeft(t *testing.T) {
 	found(t, all, "Consul agent", "skipped", "-offline")
 }
 
+// The rules are those of the CNI plugin portmap, as the system prints them.
+func TestDoctorFindsAPortThatLeadsToTwoAllocations(t *testing.T) {
+	t.Parallel()
+	maps := func(alloc, chain string) string {
+		return fmt.Sprintf(`iptables -t nat -N %[2]s && iptables -t nat -A CNI-HOSTPORT-DNAT -p tcp -m comment --comment 'dnat name: "nomad" id: "%[1]s"' -m multiport --dports 31720,32064 -j %[2]s && `+
+			`iptables -t nat -A %[2]s -p tcp --dport 32064 -j DNAT --to-destination 169.254.64.2:32064 && `, alloc, chain)
+	}
+	const (
+		ended, living = "83b460da-3499-0866-d2f3-a57669df272c", "d98a737d-bf18-1f42-036f-e68dd9aff7bc"
+		base          = "ip link set lo up && iptables -t nat -N CNI-HOSTPORT-DNAT && "
+	)
+	one := base + maps(living, "CNI-DN-b8e242b6d2ed5fedf7620")
+	all, ok := examined(t, []string{"unshare", "--net", "sh", "-c", one + `exec "$@"`, "sh"}, "-offline")
+	if !ok {
+		t.Errorf("one allocation fails: %+v", all)
+	}
+	found(t, all, "port mappings", "ok", "1 ports lead to allocations, each to one")
+	all, ok = examined(t, []string{"unshare", "--net", "sh", "-c", one + maps(ended, "CNI-DN-5c49341189770b7cb20bf") + `exec "$@"`, "sh"}, "-offline")
+	if ok {
+		t.Error("it is no failure")
+	}
+	found(t, all, "port mappings", "fail", "port 32064 (tcp) leads to allocation "+living+": allocation "+ended+" has it, too, and is reached by nobody")
+}
+
 func TestSidecarThatCannotBeSignedIsFoundByTheDoctorThatMayNotAskVault(t *testing.T) {
 	t.Parallel()
 	m := newVaultMesh(t, "20s")

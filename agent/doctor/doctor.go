@@ -125,6 +125,7 @@ func Examine(ctx context.Context, o Options) []Finding {
 	out = append(out, p.names()...)
 	out = append(out, p.files()...)
 	out = append(out, p.ports()...)
+	out = append(out, p.portMappings()...)
 	return append(out, p.redirection(), p.openFiles(), p.memory())
 }
 
