@@ -148,6 +148,7 @@ func arrows() map[string]rule {
 		"internal/miniconsul": {ours: []string{"connect", "internal/meshca"}, libs: []string{hclog}, inTests: []string{consulAPI}},
 		"internal/fakevault":  {ours: []string{"connect", "internal/meshca"}},
 		"internal/realserver": {},
+		"internal/harness":    {},
 
 		"integration": {
 			inTests: []string{"connect", "hcl", "agent", "agent/consul", "agent/vault", hclog, consulAPI, vaultAPI, jose, grpcLib, websocketLib, http2Lib, unixLib, otelLib, "google.golang.org/protobuf/proto"},
@@ -179,7 +180,7 @@ func testLibs() []string {
 }
 
 func testOurs() []string {
-	return []string{"connect", "internal/meshca", "internal/miniconsul", "internal/fakevault", "internal/realserver"}
+	return []string{"connect", "internal/meshca", "internal/miniconsul", "internal/fakevault", "internal/harness", "internal/realserver"}
 }
 
 // checkArrows returns one sentence for each import that the rules do not name,

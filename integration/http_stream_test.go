@@ -12,7 +12,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
@@ -173,9 +173,8 @@ func echoBody(w http.ResponseWriter, r *http.Request) {
 func TestLargeBodiesPassBothWaysAtOnceInBoundedMemory(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "outrider")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "..")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build outrider: %v: %s", err, out)
+	if err := harness.Build(program, ".."); err != nil {
+		t.Fatal(err)
 	}
 	consul := newHTTPMesh(t)
 	for protocol, mib := range map[string]int{"http": 1024, "http2": 256} {

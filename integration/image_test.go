@@ -21,6 +21,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/outrider-mesh/outrider/internal/harness"
 )
 
 // A descriptor points at a blob of a layout (OCI image specification,
@@ -43,10 +45,8 @@ type imageManifest struct {
 func staticBinary(t *testing.T, arch string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "outrider-"+arch)
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build for %s: %v\n%s", arch, err, out)
+	if err := harness.Release(path, "..", "", "GOOS=linux", "GOARCH="+arch); err != nil {
+		t.Fatal(err)
 	}
 	return path
 }
@@ -114,10 +114,8 @@ func files(t *testing.T, layer []byte) (entries []string, program []byte) {
 func TestImageIsReproducibleAndStartsAsNomadStartsEnvoy(t *testing.T) {
 	t.Parallel()
 	packer := filepath.Join(t.TempDir(), "image")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", packer, ".")
-	build.Dir = filepath.Join("..", "dist", "image")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build dist/image: %v\n%s", err, out)
+	if err := harness.Build(packer, filepath.Join("..", "dist", "image")); err != nil {
+		t.Fatal(err)
 	}
 	amd64, arm64 := "linux/amd64="+staticBinary(t, "amd64"), "linux/arm64="+staticBinary(t, "arm64")
 	layout, archive := pack(t, packer, amd64, arm64)

@@ -4,11 +4,11 @@
 package integration
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/outrider-mesh/outrider/internal/harness"
 )
 
 // binary is the outrider that every test runs, with the race detector in it.
@@ -21,10 +21,8 @@ func TestMain(m *testing.M) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "outrider")
-	build := exec.Command("go", "build", "-race", "-o", binary, "..")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		panic(fmt.Errorf("build outrider: %w", err))
+	if err := harness.Build(binary, "..", "-race"); err != nil {
+		panic(err)
 	}
 	m.Run() // its result becomes the exit code of the test program
 }

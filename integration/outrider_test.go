@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/outrider-mesh/outrider/agent"
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
@@ -39,20 +40,7 @@ func until(t *testing.T, what string, ask func() error) {
 // untilWithin is until for what takes its time by design.
 func untilWithin(t *testing.T, limit time.Duration, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(limit)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("not within %v: %s: %v", limit, what, err)
-		case <-tick.C:
-		}
-	}
+	harness.Until(t, limit, what, ask)
 }
 
 // outrider is one running process.

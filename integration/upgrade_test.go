@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
@@ -27,10 +28,8 @@ import (
 func release(t *testing.T, version string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "outrider-"+version)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X github.com/outrider-mesh/outrider/version.version="+version, "-o", file, "..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build outrider: %v: %s", err, out)
+	if err := harness.Release(file, "..", "-X github.com/outrider-mesh/outrider/version.version="+version); err != nil {
+		t.Fatal(err)
 	}
 	return file
 }

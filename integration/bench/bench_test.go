@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/outrider-mesh/outrider/internal/harness"
 )
 
 // How to measure.
@@ -85,10 +87,8 @@ type build struct{ name, path string }
 func release(b *testing.B) string {
 	b.Helper()
 	path := filepath.Join(b.TempDir(), "outrider")
-	cmd := exec.CommandContext(b.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "../..")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("build outrider: %v: %s", err, out)
+	if err := harness.Release(path, "../..", ""); err != nil {
+		b.Fatal(err)
 	}
 	return path
 }

@@ -4,13 +4,13 @@
 package limits
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/outrider-mesh/outrider/internal/harness"
 )
 
 // binary is the outrider that every test runs: as it is shipped, because the
@@ -24,10 +24,8 @@ func TestMain(m *testing.M) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "outrider")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "../..")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		panic(fmt.Errorf("build outrider: %w", err))
+	if err := harness.Release(binary, "../..", ""); err != nil {
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

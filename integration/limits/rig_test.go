@@ -24,6 +24,7 @@ import (
 
 	"github.com/outrider-mesh/outrider/agent"
 	"github.com/outrider-mesh/outrider/connect"
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/miniconsul"
 )
 
@@ -33,20 +34,7 @@ const patience = time.Minute
 // until polls a condition; err says what is still wrong.
 func until(t *testing.T, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("not within %v: %s: %v", patience, what, err)
-		case <-tick.C:
-		}
-	}
+	harness.Until(t, patience, what, ask)
 }
 
 // mesh is one agent with the service api, in a cgroup, beside an embedded

@@ -17,6 +17,7 @@ import (
 	consul "github.com/hashicorp/consul/api"
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
@@ -228,20 +229,7 @@ func write(t testing.TB, file, text string) {
 // until polls a condition; err says what is still wrong.
 func until(t testing.TB, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("not within %v: %s: %v", patience, what, err)
-		case <-tick.C:
-		}
-	}
+	harness.Until(t, patience, what, ask)
 }
 
 // healthy is how many instances of a service pass all of their checks, and what

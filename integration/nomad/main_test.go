@@ -6,10 +6,10 @@ package nomad
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/realserver"
 )
 
@@ -47,7 +47,7 @@ func build() (func(), error) {
 		{"consul-cni", filepath.Join("..", "servers", "consul-cni")}, // a module of its own
 	} {
 		if err == nil {
-			err = goBuild(filepath.Join(dir, program.name), program.folder)
+			err = harness.Release(filepath.Join(dir, program.name), program.folder, "", "GOWORK=off", "GOFLAGS=-mod=readonly")
 		}
 	}
 	if err == nil {
@@ -62,14 +62,4 @@ func build() (func(), error) {
 		return nil, err
 	}
 	return remove, nil
-}
-
-func goBuild(file, folder string) error {
-	cmd := exec.Command("go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", file, ".")
-	cmd.Dir = folder
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w: %s", filepath.Base(file), err, out)
-	}
-	return nil
 }

@@ -21,6 +21,8 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/outrider-mesh/outrider/internal/harness"
 )
 
 // patience bounds each wait for something that the browser or other processes
@@ -30,20 +32,7 @@ const patience = time.Minute
 // until polls a condition; err says what is still wrong.
 func until(t *testing.T, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("not within %v: %s: %v", patience, what, err)
-		case <-tick.C:
-		}
-	}
+	harness.Until(t, patience, what, ask)
 }
 
 // chromium is the path of the browser.

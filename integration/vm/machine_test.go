@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/outrider-mesh/outrider/internal/harness"
 )
 
 // patience bounds each wait for something that other processes bring about. It
@@ -27,20 +29,7 @@ const patience = 90 * time.Second
 // until polls a condition; err says what is still wrong.
 func until(t *testing.T, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("not within %v: %s: %v", patience, what, err)
-		case <-tick.C:
-		}
-	}
+	harness.Until(t, patience, what, ask)
 }
 
 // A machine is a root that was booted. It shares the network of the tests, as
