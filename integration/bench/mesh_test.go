@@ -247,7 +247,7 @@ func (m *mesh) takeProfiles(b *testing.B) {
 	}
 	for _, s := range m.systems {
 		for _, w := range m.protocol.loads {
-			if s.outrider {
+			if s.outrider && (*atATime == 0 || *atATime == w.atATime) {
 				m.takeProfile(b, s, w)
 			}
 		}
