@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/outrider-mesh/outrider/hcl"
+	"github.com/outrider-mesh/outrider/internal/harness"
 	"github.com/outrider-mesh/outrider/internal/miniconsul"
 )
 
@@ -147,20 +148,7 @@ func startWith(t *testing.T, w *world, config func(admin string) *hcl.Config) *r
 // until polls a condition.
 func until(t *testing.T, what string, ask func() error) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ask()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatalf("timed out waiting until %s: %v", what, err)
-		case <-tick.C:
-		}
-	}
+	harness.Until(t, 20*time.Second, what, ask)
 }
 
 // ask gets a path of the admin API over its socket.

@@ -95,25 +95,32 @@ func (c *Client) awaitPassing(ctx context.Context, proxyID string) (bool, error)
 	}
 }
 
-type sidecarCheck struct {
-	CheckID, Name, Status, Notes, ServiceID, Type, Interval, Timeout string
+// An agentCheck is a check as the agent that runs it knows it.
+type agentCheck struct {
+	CheckID, Name, Status, Notes, Output, ServiceID, Type, Interval, Timeout string
+}
+
+// agentChecks reads those of the services that the token may read. r says what
+// for.
+func (c *Client) agentChecks(ctx context.Context, r request) (all map[string]agentCheck, err error) {
+	r.path = "/v1/agent/checks"
+	_, err = c.get(ctx, r, watch.Cursor{}, &all)
+	return all, err
 }
 
 // sidecarCheck returns one of the default checks of a sidecar as its agent knows
 // it, the zero value when there is none whose name begins so, of this type.
-func (c *Client) sidecarCheck(ctx context.Context, proxyID, name, kind string) (sidecarCheck, error) {
-	var all map[string]sidecarCheck
-	doing := fmt.Sprintf("read the checks of %q", proxyID)
-	_, err := c.get(ctx, request{doing: doing, path: "/v1/agent/checks", needs: "service:read on the service of " + strconv.Quote(proxyID)}, watch.Cursor{}, &all)
+func (c *Client) sidecarCheck(ctx context.Context, proxyID, name, kind string) (agentCheck, error) {
+	all, err := c.agentChecks(ctx, request{doing: fmt.Sprintf("read the checks of %q", proxyID), needs: "service:read on the service of " + strconv.Quote(proxyID)})
 	if err != nil {
-		return sidecarCheck{}, err
+		return agentCheck{}, err
 	}
 	for _, check := range all {
 		if check.ServiceID == proxyID && strings.HasPrefix(check.Name, name) && check.Type == kind {
 			return check, nil
 		}
 	}
-	return sidecarCheck{}, nil
+	return agentCheck{}, nil
 }
 
 func (c *Client) registerCheck(ctx context.Context, check *api.AgentCheckRegistration, token string) error {

@@ -6,14 +6,10 @@ package consul
 import (
 	"cmp"
 	"context"
-	"net/url"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/hashicorp/consul/api"
-
-	"github.com/outrider-mesh/outrider/agent/watch"
 )
 
 // A FailingCheck is a check for which Consul's agent takes a service, or all of the
@@ -34,21 +30,15 @@ const maxOutput = 200
 // FailingChecks returns the checks of Consul's agent that do not pass now, of all
 // services that the token may read, ordered by service and name.
 func (c *Client) FailingChecks(ctx context.Context) ([]FailingCheck, error) {
-	r := request{
-		doing: "read the checks of the agent", path: "/v1/agent/checks", needs: "service:read on the services of this host",
-		params: url.Values{"filter": {`Status != "passing"`}},
-	}
-	var all map[string]FailingCheck
-	if _, err := c.get(ctx, r, watch.Cursor{}, &all); err != nil {
+	all, err := c.agentChecks(ctx, request{doing: "read the checks of the agent", needs: "service:read on the services of this host"})
+	if err != nil {
 		return nil, err
 	}
 	var out []FailingCheck
 	for _, check := range all {
-		if check.Status == api.HealthPassing {
-			continue
+		if check.Status != api.HealthPassing {
+			out = append(out, FailingCheck{check.ServiceID, check.Name, check.Status, briefly(check.Output)})
 		}
-		check.Output = briefly(check.Output)
-		out = append(out, check)
 	}
 	slices.SortFunc(out, func(a, b FailingCheck) int {
 		return cmp.Or(cmp.Compare(a.ServiceID, b.ServiceID), cmp.Compare(a.Name, b.Name))
@@ -60,12 +50,6 @@ func (c *Client) FailingChecks(ctx context.Context) ([]FailingCheck, error) {
 // the answer to an HTTP check behind "Output:"; that belongs into no log.
 func briefly(output string) string {
 	output, _, _ = strings.Cut(output, "Output:")
-	output = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(output, "\uFFFD"))
 	output = strings.Join(strings.Fields(output), " ")
 	if len(output) > maxOutput {
 		output = strings.ToValidUTF8(output[:maxOutput], "") + "…"

@@ -71,7 +71,7 @@ func (c *Client) PublishHealth(ctx context.Context, proxyID, token string) (bool
 
 // published returns the status of a check in the catalog, where callers see it;
 // "" for one that is not there.
-func (c *Client) published(ctx context.Context, service string, check sidecarCheck) (string, error) {
+func (c *Client) published(ctx context.Context, service string, check agentCheck) (string, error) {
 	r := request{
 		doing: fmt.Sprintf("read the published checks of %q", check.ServiceID), path: "/v1/health/checks/" + service,
 		params: url.Values{"filter": {fmt.Sprintf("CheckID == %s and ServiceID == %s", strconv.Quote(check.CheckID), strconv.Quote(check.ServiceID))}},

@@ -165,8 +165,8 @@ func testDoctor(t *testing.T, l *lab) {
 // testDoctorFinds starts a Nomad whose PATH has no consul, and asks the doctor.
 // It is not parallel: there is one address for Nomad.
 func testDoctorFinds(t *testing.T, l *lab) {
-	l.nomad.Restart(t, "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
-	defer l.nomad.Restart(t)
+	l.restart(t, "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+	defer l.restart(t)
 	stdout, stderr, ok := l.outrider(t, "", "doctor", "-json")
 	finding := findings(t, stdout, stderr)["consul on Nomad's PATH"]
 	if ok || finding.State != "fail" || !strings.Contains(finding.Remedy, "install") {

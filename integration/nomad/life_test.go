@@ -4,7 +4,6 @@
 package nomad
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -263,7 +261,7 @@ func testClientRestart(t *testing.T, l *lab) {
 	boat := l.alloc(t, job, "boat")
 	boat.answers(t, 5000, "rock")
 	load := boat.load(t, 5000, 4, 10*time.Millisecond)
-	l.nomad.Restart(t)
+	l.restart(t)
 	load.more(t, 200)
 	load.unharmed(t)
 	again := l.alloc(t, job, "boat")
@@ -273,29 +271,34 @@ func testClientRestart(t *testing.T, l *lab) {
 	// What Nomad says to the task still reaches it.
 	again.restart(t, "connect-proxy-boat")
 	again.answers(t, 5000, "rock")
-	l.release(t, job)
 }
 
-// release stops a job and waits until the networks of its allocations are taken
-// down. A client that is restarted before that leaves their port mappings behind,
-// and a later allocation that is given one of these ports is never reached.
-func (l *lab) release(t testing.TB, job *api.Job) {
+// restart restarts Nomad's client once it has taken down the networks of all
+// allocations that end. One that is restarted before leaves their port mappings
+// behind, and a later allocation that is given one of these ports is never reached.
+func (l *lab) restart(t testing.TB, env ...string) {
 	t.Helper()
-	stubs, _, err := l.api.Jobs().Allocations(*job.ID, true, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := l.api.Jobs().Deregister(*job.ID, false, nil); err != nil {
-		t.Fatal(err)
-	}
-	for _, stub := range stubs {
-		until(t, "the network of allocation "+stub.ID+" is gone", func() error {
-			if _, err := os.Stat(filepath.Join("/run/netns", stub.ID)); !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("its namespace is there: %w", cmp.Or(err, fs.ErrExist))
+	until(t, "no allocation is ending", func() error {
+		networks, err := os.ReadDir("/run/netns")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, network := range networks {
+			alloc, _, err := l.api.Allocations().Info(network.Name(), nil)
+			if err != nil {
+				return err
 			}
-			return nil
-		})
-	}
+			job, _, err := l.api.Jobs().Info(alloc.JobID, nil)
+			if err != nil {
+				return err
+			}
+			if *job.Stop || alloc.DesiredStatus != api.AllocDesiredStatusRun {
+				return fmt.Errorf("%s of job %s is", alloc.ID, *job.ID)
+			}
+		}
+		return nil
+	})
+	l.nomad.Restart(t, env...)
 }
 
 // seen is how often an answer has come.
