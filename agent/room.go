@@ -46,7 +46,8 @@ func MeasureRoom(task int64) (Room, error) {
 }
 
 // SoftMemory is the limit for Go's collector in bytes: that of GOMEMLIMIT, else
-// four fifths of what the system gives; 0 for none.
+// four fifths of what the system gives, or less where the program itself needs
+// more than the rest; 0 for none.
 func (r Room) SoftMemory() int64 { return cmp.Or(r.soft, r.memory.Soft()) }
 
 // forConnections is what connections may hold together, in bytes; 0 when nobody
@@ -141,6 +142,11 @@ func (a *Agent) watchRoom(ctx context.Context) error {
 	const every = 250 * time.Millisecond
 	r := a.opts.Room
 	r.describe(a.log, a.opts.Config.Limits.MemoryMB, a.mostConnections())
+	if r.memory.Tight() {
+		if err := limits.ReadSparingly(); err != nil {
+			a.log.Debug("the program is read from disk with what is around what is used", "error", err)
+		}
+	}
 	if a.memory == nil || r.root == nil || r.memory.Bytes == 0 {
 		return nil
 	}

@@ -82,7 +82,7 @@ func TestTaskOfASchedulerCountsWhereNoCgroupIsSmaller(t *testing.T) {
 	if err != nil || r.memory.Bytes != task || r.memory.From != "NOMAD_MEMORY_LIMIT" || r.descriptors == 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if got := r.SoftMemory(); got != task/5*4 && r.soft == 0 {
+	if got := r.SoftMemory(); got != r.memory.Soft() && r.soft == 0 {
 		t.Errorf("a soft limit of %d", got)
 	}
 }

@@ -1,9 +1,9 @@
 // Copyright (c) The Outrider Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package limits reads what the system lets this process use: the memory of its
-// cgroups and its file descriptors. It changes nothing, and decides nothing
-// about connections.
+// Package limits reads what the system lets this process use, the memory of its
+// cgroups and its file descriptors, and tells the kernel how the program's own pages
+// are used. It decides nothing about connections.
 package limits
 
 import (
@@ -23,7 +23,8 @@ type Memory struct {
 	Bytes int64  // 0: no limit is known
 	From  string // who says so, for people
 
-	files []files // of each cgroup whose processes the kernel kills at a limit
+	program int64   // bytes of the program's pages that it needs to get on
+	files   []files // of each cgroup whose processes the kernel kills at a limit
 }
 
 // files are those of one cgroup.
@@ -31,6 +32,7 @@ type files struct {
 	limit       int64
 	usage, stat string
 	caches      []string // what of usage the kernel takes back before it kills
+	mapped      string   // what of that somebody has mapped, as a process its program
 }
 
 // none is what version 1 writes where there is no limit: the largest whole
@@ -40,8 +42,26 @@ const none = math.MaxInt64 - 1<<20
 // Soft is the limit to give to Go's collector, in bytes: four fifths. The rest
 // is for what Go does not count and a cgroup does: pages of the program, what the
 // kernel keeps for sockets (about 8 KiB for a proxied connection, and what they
-// buffer), and what grows between two looks. It is 0 without a limit.
-func (m Memory) Soft() int64 { return m.Bytes / 5 * 4 }
+// buffer), and what grows between two looks. Where a fifth is too little for
+// that, it is what leaves room for the program and a tenth, but never less than
+// half. It is 0 without a limit.
+func (m Memory) Soft() int64 {
+	return max(m.Bytes/2, min(m.Bytes/5*4, m.Bytes-m.program-m.Bytes/10))
+}
+
+// Tight reports whether the limit is so low that the program's own pages matter.
+func (m Memory) Tight() bool { return m.Bytes > 0 && m.Bytes/10 < m.program }
+
+// programOf is what the process needs of its program, in bytes: three fifths of the
+// file. Under load the kernel keeps 11 MB of 20, of which 6 are mapped. It is 0 when
+// the file cannot be looked at.
+func programOf(root fs.FS) int64 {
+	info, err := fs.Stat(root, "proc/self/exe")
+	if err != nil {
+		return 0
+	}
+	return info.Size() / 5 * 3
+}
 
 // Smaller returns the smaller one of two limits.
 func (m Memory) Smaller(bytes int64, from string) Memory {
@@ -69,7 +89,7 @@ func ReadMemory(root fs.FS) (Memory, error) {
 	if err != nil {
 		return Memory{}, fmt.Errorf("read where cgroups are mounted: %w", err)
 	}
-	var m Memory
+	m := Memory{program: programOf(root)}
 	for line := range strings.Lines(string(own)) {
 		// Linux manual, cgroups(7): hierarchy, controllers, path.
 		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
@@ -136,11 +156,11 @@ func (m *Memory) climb(root fs.FS, at mount, own string, version int) {
 
 // look takes the limits of one cgroup. Those of the root do not exist.
 func (m *Memory) look(root fs.FS, dir string, version int) {
-	at := files{usage: path.Join(dir, "memory.current"), stat: path.Join(dir, "memory.stat"), caches: []string{"inactive_file", "active_file"}}
+	at := files{usage: path.Join(dir, "memory.current"), stat: path.Join(dir, "memory.stat"), caches: []string{"inactive_file", "active_file"}, mapped: "file_mapped"}
 	names := []string{"memory.max", "memory.high"}
 	if version == 1 {
 		at.usage, names = path.Join(dir, "memory.usage_in_bytes"), []string{"memory.limit_in_bytes"}
-		at.caches = []string{"total_inactive_file", "total_active_file"}
+		at.caches, at.mapped = []string{"total_inactive_file", "total_active_file"}, "total_mapped_file"
 	}
 	for _, name := range names {
 		file := path.Join(dir, name)
@@ -168,7 +188,9 @@ func number(root fs.FS, file string) (int64, error) {
 
 // Full is how much of the memory is used by all processes in the cgroups, in
 // thousandths of the limit; of several cgroups it is the fullest. What the kernel
-// would take back first does not count. It is 0 where nothing can be read.
+// would take back first does not count, but for what is mapped of files, as far as
+// the program needs that: taken back, it is read again at once. It is 0 where
+// nothing can be read.
 func (m Memory) Full(root fs.FS) int {
 	full := 0
 	for _, f := range m.files {
@@ -176,29 +198,36 @@ func (m Memory) Full(root fs.FS) int {
 		if err != nil {
 			continue
 		}
-		used = max(0, used-cached(root, f))
+		cached, mapped := f.spare(root)
+		used = max(0, used-max(0, cached-min(mapped, m.program)))
 		full = max(full, int(min(used, f.limit)*1000/f.limit))
 	}
 	return full
 }
 
-// cached is the page cache of files, which the kernel can read again.
-func cached(root fs.FS, f files) int64 {
+// spare is the page cache of files, which the kernel can read again, and what
+// processes have mapped of it, in bytes.
+func (f files) spare(root fs.FS) (cached, mapped int64) {
 	text, err := fs.ReadFile(root, strings.TrimPrefix(f.stat, "/"))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	sum := int64(0)
 	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok && slices.Contains(f.caches, name) {
-			n, err := strconv.ParseInt(value, 10, 62)
-			if err != nil || n < 0 {
-				return 0
-			}
-			sum += n
+		name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !ok || name != f.mapped && !slices.Contains(f.caches, name) {
+			continue
+		}
+		n, err := strconv.ParseInt(value, 10, 62)
+		switch {
+		case err != nil || n < 0:
+			return 0, 0
+		case name == f.mapped:
+			mapped = n
+		default:
+			cached += n
 		}
 	}
-	return sum
+	return cached, mapped
 }
 
 // MachineMemory is the memory of the whole machine in bytes, 0 when it cannot be

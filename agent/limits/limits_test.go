@@ -84,7 +84,7 @@ func TestMissingMountsAreAnError(t *testing.T) {
 func TestFullLeavesOutWhatTheKernelTakesBack(t *testing.T) {
 	t.Parallel()
 	// At memory.high nobody is killed: a neighbour's cache may fill a slice up to it.
-	m, err := ReadMemory(v2(unit+"memory.max", "1000\n", "sys/fs/cgroup/system.slice/memory.high", "2000\n", "sys/fs/cgroup/system.slice/memory.max", "4000\n"))
+	m, err := ReadMemory(v2("proc/self/exe", strings.Repeat("x", 85), unit+"memory.max", "1000\n", "sys/fs/cgroup/system.slice/memory.high", "2000\n", "sys/fs/cgroup/system.slice/memory.max", "4000\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +97,10 @@ func TestFullLeavesOutWhatTheKernelTakesBack(t *testing.T) {
 		"the slice's":                {v2(unit+"memory.current", "100\n", "sys/fs/cgroup/system.slice/memory.current", "3900\n"), 975},
 		"above the limit":            {v2(unit+"memory.current", "5000\n"), 1000},
 		"files all of a sudden gone": {v2(), 0},
+		"a program that is mapped":   {v2(unit+"memory.current", "900\n", unit+"memory.stat", "inactive_file 200\nactive_file 100\nfile_mapped 30\n"), 630},
+		"more than the program":      {v2(unit+"memory.current", "900\n", unit+"memory.stat", "file_mapped 250\ninactive_file 200\nactive_file 100\n"), 651},
+		"mapped, and no file":        {v2(unit+"memory.current", "900\n", unit+"memory.stat", "file_mapped 250\ninactive_file 10\n"), 900},
+		"nonsense":                   {v2(unit+"memory.current", "900\n", unit+"memory.stat", "inactive_file 200\nactive_file many\n"), 900},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -107,11 +111,25 @@ func TestFullLeavesOutWhatTheKernelTakesBack(t *testing.T) {
 	}
 }
 
-func TestSoftLimitLeavesAFifth(t *testing.T) {
+func TestSoftLimitLeavesAFifthOrRoomForTheProgram(t *testing.T) {
 	t.Parallel()
-	for limit, want := range map[int64]int64{0: 0, 512 << 20: 512 << 20 / 5 * 4, 32 << 20: 32 << 20 / 5 * 4} {
-		if got := (Memory{Bytes: limit}).Soft(); got != want {
-			t.Errorf("%d of %d, want %d", got, limit, want)
+	const mb = 1 << 20
+	for _, tc := range []struct {
+		limit, program, want int64
+		tight                bool
+	}{
+		{0, 10 * mb, 0, false},
+		{500 * mb, 10 * mb, 400 * mb, false},
+		{100 * mb, 10 * mb, 80 * mb, false},
+		{90 * mb, 10 * mb, 71 * mb, true},
+		{40 * mb, 10 * mb, 26 * mb, true},
+		{40 * mb, 0, 32 * mb, false},
+		{20 * mb, 10 * mb, 10 * mb, true},
+		{5 * mb, 10 * mb, 5 * mb / 2, true},
+	} {
+		m := Memory{Bytes: tc.limit, program: tc.program}
+		if got := m.Soft(); got != tc.want || m.Tight() != tc.tight {
+			t.Errorf("%d MB of %d and tight %t; want %d MB, %t", got/mb, tc.limit/mb, m.Tight(), tc.want/mb, tc.tight)
 		}
 	}
 }

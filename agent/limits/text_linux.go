@@ -16,7 +16,20 @@ import (
 // far more than what follows. What runs next is mapped again from where the kernel
 // keeps the file, at a microsecond a page (madvise(2), MADV_DONTNEED). Only code is
 // forgotten: it is the same in memory and on disk, which relocated data is not.
-func ForgetText() error {
+func ForgetText() error { return advise("r-xp", syscall.MADV_DONTNEED) }
+
+// ReadSparingly has the kernel read of the program's file what is used, page by
+// page, and not 128 KiB around it (madvise(2), MADV_RANDOM). Where memory is tight
+// and the file counts for this process, what is read around drives out what is
+// needed, until most of the time goes into reading the program. To be called when
+// the start is over, which is faster with all that is around.
+func ReadSparingly() error {
+	return errors.Join(advise("r-xp", syscall.MADV_RANDOM), advise("r--p", syscall.MADV_RANDOM))
+}
+
+// advise says something to the kernel of those parts of the program's file that
+// are mapped with some rights.
+func advise(rights string, advice uintptr) error {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("find the program's file: %w", err)
@@ -28,26 +41,26 @@ func ForgetText() error {
 	}
 	found := false
 	for line := range strings.Lines(string(maps)) {
-		start, length, ok := textOf(line, program)
+		start, length, ok := partOf(line, program, rights)
 		if !ok {
 			continue
 		}
 		found = true
-		if _, _, failed := syscall.Syscall(syscall.SYS_MADVISE, start, length, syscall.MADV_DONTNEED); failed != 0 {
-			return fmt.Errorf("forget the program's code: %w", failed)
+		if _, _, failed := syscall.Syscall(syscall.SYS_MADVISE, start, length, advice); failed != 0 {
+			return fmt.Errorf("advise the kernel on the program's pages: %w", failed)
 		}
 	}
 	if !found {
-		return errors.New("forget the program's code: it is not among what is mapped")
+		return fmt.Errorf("the program's pages %s are not among what is mapped", rights)
 	}
 	return nil
 }
 
-// textOf reads a line of /proc/self/maps (proc_pid_maps(5)), and reports false for
-// what is not the code of the program.
-func textOf(line, program string) (start, length uintptr, ok bool) {
+// partOf reads a line of /proc/self/maps (proc_pid_maps(5)), and reports false for
+// what is not a part of the program with these rights.
+func partOf(line, program, rights string) (start, length uintptr, ok bool) {
 	fields := strings.Fields(line)
-	if len(fields) < 6 || fields[1] != "r-xp" || fields[5] != program {
+	if len(fields) < 6 || fields[1] != rights || fields[5] != program {
 		return 0, 0, false
 	}
 	from, to, found := strings.Cut(fields[0], "-")

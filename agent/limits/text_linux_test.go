@@ -5,6 +5,7 @@ package limits
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,11 +24,11 @@ func TestOnlyTheCodeOfTheProgramIsForgotten(t *testing.T) {
 		"00b5e000-00400000 r-xp 00001000 08:01 12345  /usr/bin/outrider":           false,
 		"": false, "x": false, "zz-yy r-xp 0 0 0 /usr/bin/outrider": false,
 	} {
-		if _, _, got := textOf(line, "/usr/bin/outrider"); got != want {
+		if _, _, got := partOf(line, "/usr/bin/outrider", "r-xp"); got != want {
 			t.Errorf("%q: %v", line, got)
 		}
 	}
-	if start, length, _ := textOf("00400000-00b5e000 r-xp 00001000 08:01 1 /a", "/a"); start != 0x400000 || length != 0x75e000 {
+	if start, length, _ := partOf("00400000-00b5e000 r-xp 00001000 08:01 1 /a", "/a", "r-xp"); start != 0x400000 || length != 0x75e000 {
 		t.Errorf("%x, %x", start, length)
 	}
 }
@@ -41,6 +42,38 @@ func TestTheProgramRunsOnWithoutItsCode(t *testing.T) {
 	}
 	if after := fileKiB(t); after >= before {
 		t.Errorf("%d KiB of files are resident, %d before", after, before)
+	}
+}
+
+func TestTheProgramIsReadSparinglyFromThenOn(t *testing.T) {
+	if err := ReadSparingly(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, part := 0, ""
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) >= 2 && strings.Contains(fields[0], "-"):
+			part = ""
+			if strings.HasSuffix(strings.TrimSpace(line), " "+program) && (fields[1] == "r-xp" || fields[1] == "r--p") {
+				part = line
+				parts++
+			}
+		// proc_pid_smaps(5): rr, random read advise provided.
+		case part != "" && fields[0] == "VmFlags:" && !slices.Contains(fields, "rr"):
+			t.Errorf("%sis read with what is around it: %s", part, line)
+		}
+	}
+	if parts < 2 {
+		t.Errorf("%d parts of %s are mapped", parts, program)
 	}
 }
 

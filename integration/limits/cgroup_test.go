@@ -143,6 +143,21 @@ func (g cgroup) kills(t *testing.T) int64 {
 	return g.field(t, "memory.oom_control", "oom_kill")
 }
 
+// files is how much of files counts for the cgroup, in bytes.
+func (g cgroup) files(t *testing.T) int64 {
+	t.Helper()
+	if g.v2 {
+		return g.field(t, "memory.stat", "file")
+	}
+	return g.field(t, "memory.stat", "cache")
+}
+
+// readAgain is how often a page that was to be used had to be read from a disk.
+func (g cgroup) readAgain(t *testing.T) int64 {
+	t.Helper()
+	return g.field(t, "memory.stat", "pgmajfault")
+}
+
 // use is what the cgroup holds, in words.
 func (g cgroup) use(t *testing.T) string {
 	t.Helper()

@@ -106,7 +106,7 @@ func (m *mesh) open(t *testing.T, n int) []*tls.Conn {
 }
 
 func TestFiveThousandIdleConnectionsFitAndThoseBeyondTheLimitAreRefused(t *testing.T) {
-	m := newMesh(t, "tcp", echo(t))
+	m := newMesh(t, unitMemory(t), "tcp", echo(t))
 	t.Logf("without a connection: %s", m.cgroup.use(t))
 	const promised = 5000
 	open := m.open(t, promised)

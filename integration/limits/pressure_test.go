@@ -141,7 +141,7 @@ func (m *mesh) settle(t *testing.T, seen *outcomes) {
 
 func TestBodiesThatNobodyReadsStayWithinTheMemory(t *testing.T) {
 	release := make(chan struct{})
-	m := newMesh(t, "http2", stubborn(t, release))
+	m := newMesh(t, unitMemory(t), "http2", stubborn(t, release))
 	const connections, streams = 80, 64
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -66,11 +66,11 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// newMesh runs an agent with the memory of the packaged unit in front of an
-// application of a protocol.
-func newMesh(t *testing.T, protocol string, app net.Addr) *mesh {
+// newMesh runs an agent with so many bytes of memory in front of an application of
+// a protocol.
+func newMesh(t *testing.T, memory int64, protocol string, app net.Addr) *mesh {
 	t.Helper()
-	m := &mesh{cgroup: newCgroup(t, unitMemory(t)), consul: startConsul(t), done: make(chan struct{})}
+	m := &mesh{cgroup: newCgroup(t, memory), consul: startConsul(t), done: make(chan struct{})}
 	dir := t.TempDir()
 	m.admin = filepath.Join(dir, "admin.sock")
 	m.inbound = freeAddress(t)
