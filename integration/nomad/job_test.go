@@ -267,7 +267,8 @@ func (l *lab) explain(t testing.TB, job string) {
 			t.Logf("stdout:\n%s\nstderr:\n%s", last(a.stdout(t, task)), last(a.stderr(t, task)))
 			if strings.HasPrefix(task, "connect-proxy-") {
 				stdout, stderr, _ := l.outrider(t, "", "status", "-admin", a.socket(task))
-				t.Logf("status:\n%s%s", stdout, stderr)
+				failures, _, _ := l.outrider(t, "", "status", "-failures", "-v", "-admin", a.socket(task))
+				t.Logf("status:\n%s%s%s", stdout, stderr, last(failures))
 			}
 		}
 	}

@@ -84,6 +84,7 @@ type load struct {
 	mu     sync.Mutex
 	failed []string
 	bodies map[string]int
+	slow   time.Duration // of the slowest answer
 }
 
 func (a *alloc) load(t testing.TB, port, clients int, gap time.Duration) *load {
@@ -91,7 +92,7 @@ func (a *alloc) load(t testing.TB, port, clients int, gap time.Duration) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{stop: cancel, bodies: make(map[string]int)}
 	transport := &http.Transport{DialContext: a.dial, MaxIdleConnsPerHost: clients}
-	client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: patience}
 	for range clients {
 		l.all.Go(func() {
 			for ctx.Err() == nil {
@@ -121,11 +122,13 @@ func (l *load) ask(ctx context.Context, client *http.Client, port int) {
 	if err == nil {
 		body, err = read(answer)
 	}
+	took := time.Since(began).Round(time.Millisecond)
 	l.count.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.slow = max(l.slow, took)
 	if err != nil {
-		l.failed = append(l.failed, fmt.Sprintf("%s after %v: %v", began.Format("15:04:05.000"), time.Since(began).Round(time.Millisecond), err))
+		l.failed = append(l.failed, fmt.Sprintf("%s after %v: %v", began.Format("15:04:05.000"), took, err))
 		return
 	}
 	l.bodies[body]++
@@ -154,7 +157,7 @@ func (l *load) unharmed(t testing.TB) {
 	l.end()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t.Logf("%d requests, %d failed, answers: %v", l.count.Load(), len(l.failed), l.bodies)
+	t.Logf("%d requests, %d failed, the slowest took %v, answers: %v", l.count.Load(), len(l.failed), l.slow, l.bodies)
 	if len(l.failed) > 0 {
 		t.Errorf("%d of %d requests failed: %v", len(l.failed), l.count.Load(), l.failed[:min(5, len(l.failed))])
 	}
@@ -219,6 +222,7 @@ func testLastCall(t *testing.T, l *lab) {
 	l.run(t, shape{"journal", []group{{name: "journal", says: "noted"}}}.String())
 	job := l.run(t, shape{"author", []group{{name: "author", says: "words", upstreams: map[string]int{"journal": 5000}, last: "http://127.0.0.1:5000/"}}}.String())
 	author := l.alloc(t, job, "author")
+	author.answers(t, 9090, "words") // before, it may not yet hear that it is to end
 	author.answers(t, 5000, "noted")
 	if _, _, err := l.api.Jobs().Deregister(*job.ID, false, nil); err != nil {
 		t.Fatal(err)

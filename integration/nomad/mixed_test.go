@@ -15,7 +15,7 @@ import (
 // envoy is the sidecar_task of Envoy: the bootstrap's path of Consul's socket is
 // relative to the directory of the allocation.
 func envoy() string {
-	return sidecarTask("raw_exec", "sh", "", "-c",
+	return foreignTask("", "-c",
 		`cd "$NOMAD_ALLOC_DIR/.." && exec envoy -c "$NOMAD_SECRETS_DIR/envoy_bootstrap.json" -l info --concurrency 1 --disable-hot-restart`)
 }
 
@@ -23,7 +23,7 @@ func envoy() string {
 // here and nothing of what is registered.
 func (l *lab) builtin(service, rest string) string {
 	_, port, _ := strings.Cut(l.consul.Addr, ":")
-	return sidecarTask("raw_exec", "sh", fmt.Sprintf(`
+	return foreignTask(fmt.Sprintf(`
           env {
             CONSUL_HTTP_ADDR = "http://%s"
           }`, realserver.HostAddress+":"+port), "-c",

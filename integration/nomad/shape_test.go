@@ -35,7 +35,24 @@ func rawExec(more string, arguments ...string) string {
 	return sidecarTask("raw_exec", "outrider", more, append([]string{"sidecar"}, arguments...)...)
 }
 
+// Megabytes of memory for a sidecar: ours, and those of other makes. Envoy in as
+// little as ours reads its own program from disk again and again, which no other
+// allocation of the host gets any work done beside.
+const (
+	ourMemory    = 32
+	othersMemory = 256
+)
+
 func sidecarTask(driver, command, more string, arguments ...string) string {
+	return taskOf(driver, command, ourMemory, more, arguments...)
+}
+
+// foreignTask is a sidecar_task of another make.
+func foreignTask(more string, arguments ...string) string {
+	return taskOf("raw_exec", "sh", othersMemory, more, arguments...)
+}
+
+func taskOf(driver, command string, memory int, more string, arguments ...string) string {
 	quoted := make([]string, len(arguments))
 	for i, argument := range arguments {
 		quoted[i] = fmt.Sprintf("%q", argument)
@@ -49,10 +66,10 @@ func sidecarTask(driver, command, more string, arguments ...string) string {
           }
           resources {
             cpu    = 50
-            memory = 32
+            memory = %d
           }
           %s
-        }`, driver, command, strings.Join(quoted, ", "), more)
+        }`, driver, command, strings.Join(quoted, ", "), memory, more)
 }
 
 func (s shape) String() string {
