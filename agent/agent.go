@@ -169,7 +169,7 @@ func (a *Agent) Run(ctx context.Context, stop <-chan struct{}) error {
 	// What speaks for this process to others ends when another one is in charge.
 	speaking, e.stopSpeaking = context.WithCancel(ctx)
 	upgrading, e.stopUpgrading = context.WithCancel(ctx)
-	for _, part := range []func(context.Context) error{a.consul.Run, a.watches.Run, a.keys.Run, a.watchRoom, a.giveBack, a.succeed, sidecars.run} {
+	for _, part := range []func(context.Context) error{a.consul.Run, a.watches.Run, a.keys.Run, a.watchRoom, a.watchReading, a.giveBack, a.succeed, sidecars.run} {
 		group.Go(func() error { return part(ctx) })
 	}
 	if a.vault != nil {

@@ -156,6 +156,25 @@ func TestDescriptorsAndPairs(t *testing.T) {
 	}
 }
 
+func TestPagesThatWereReadAreThoseOfTheProcess(t *testing.T) {
+	t.Parallel()
+	const before, after = "7 (out) 1 (rider) S 1 7 7 0 -1 4194560 5000 6 ", " 0 12 3 0 0 20 0 8\n"
+	if n, err := PagesRead(system("proc/self/stat", before+"4711"+after)); n != 4711 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	for name, text := range map[string]string{"empty": "", "short": before, "no name": "1 2 3", "no number": before + "x" + after, "negative": before + "-1" + after} {
+		if n, err := PagesRead(system("proc/self/stat", text)); err == nil {
+			t.Errorf("%s: %d", name, n)
+		}
+	}
+	if _, err := PagesRead(system("proc/self/other", "")); err == nil {
+		t.Error("no error without the file")
+	}
+	if _, err := PagesRead(os.DirFS("/")); err != nil {
+		t.Errorf("this process: %v", err)
+	}
+}
+
 func TestMachineMemoryIsReadInBytes(t *testing.T) {
 	t.Parallel()
 	if got := MachineMemory(system("proc/meminfo", "MemTotal:       24684000 kB\nMemFree: 1 kB\n")); got != 24684000<<10 {
