@@ -91,14 +91,16 @@ func TestProgramThatCountsForItsOwnMemoryIsNotReadAgainAndAgain(t *testing.T) {
 	if held := m.cgroup.files(t); held < 10<<20 {
 		t.Fatalf("the program counts for others: %d bytes of files are in its cgroup", held)
 	}
-	const want = 5000
-	for _, clients := range []int{64, 200} {
+	for _, load := range []struct {
+		clients    int
+		want, most int64 // answers, and pages read from disk; what is refused reads some too
+	}{{64, 2000, 2000}, {200, 500, 20_000}} {
 		before := m.cgroup.readAgain(t)
-		answered, refused := m.askAtOnce(t, clients, want)
+		answered, refused := m.askAtOnce(t, load.clients, load.want)
 		again := m.cgroup.readAgain(t) - before
-		t.Logf("%d clients: %d answers, %d refused, %d times a page was read from disk: %s", clients, answered, refused, again, m.cgroup.use(t))
-		if answered < want || again > answered+refused {
-			t.Errorf("with %d clients, %d of %d requests were answered in %v, and a page was read from disk %d times", clients, answered, want, patience, again)
+		t.Logf("%d clients: %d answers, %d refused, %d times a page was read from disk: %s", load.clients, answered, refused, again, m.cgroup.use(t))
+		if answered < load.want || again > load.most {
+			t.Errorf("with %d clients, %d of %d requests were answered in %v, and a page was read from disk %d times", load.clients, answered, load.want, patience, again)
 		}
 		m.alive(t)
 	}
