@@ -22,7 +22,7 @@ func ForgetText() error { return advise("r-xp", syscall.MADV_DONTNEED) }
 // page, and not 128 KiB around it (madvise(2), MADV_RANDOM). Where memory is tight
 // and the file counts for this process, what is read around drives out what is
 // needed, until most of the time goes into reading the program. To be called when
-// the start is over, which is faster with all that is around.
+// the program has initialised itself, which is faster with all that is around.
 func ReadSparingly() error {
 	return errors.Join(advise("r-xp", syscall.MADV_RANDOM), advise("r--p", syscall.MADV_RANDOM))
 }

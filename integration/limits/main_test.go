@@ -18,14 +18,17 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "outrider-limits-")
+	// On a disk: /tmp may be memory itself, which the kernel cannot read again.
+	dir, err := os.MkdirTemp("/var/tmp", "outrider-limits-")
 	if err != nil {
 		panic(err)
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "outrider")
 	if err := harness.Release(binary, "../..", ""); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code) //nolint:forbidigo // nothing is left to clean up
+	}))
 }
